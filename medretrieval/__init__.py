@@ -1,6 +1,6 @@
-"""medretrieval: find similar annotated medical images and segment yours from them with SAM 2.
+"""Find similar annotated medical images and segment yours from them with SAM 2.
 
-The public names load on first use, so that `import medretrieval` stays free of torch, faiss and gradio.
+The public names load on first use: `import medretrieval` stays free of torch, faiss and gradio.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _PUBLIC = {
     "write_labels": "medretrieval.imaging",
 }
 
-__all__ = ["__version__", *sorted(_PUBLIC)]  # noqa: PLE0604
+__all__ = ["__version__", *sorted(_PUBLIC)]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,8 +1,8 @@
 """The exceptions of medretrieval.
 
-Every message says what was wrong, what was expected and what to do. The command line prints the message
-alone and exits with `exit_code`; the page shows it as a warning. Anything that is not a `MedRetrievalError`
-is a bug.
+Every message says what was wrong, what was expected and what to do. The command line prints the
+message alone and exits with `exit_code`; the page shows it as a warning. Anything that is not a
+`MedRetrievalError` is a bug.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ class MedRetrievalError(Exception):
 
 
 class UsageError(MedRetrievalError):
-    """The request itself is wrong: an unknown name, an option out of range, a file that exists already."""
+    """The request itself is wrong: an unknown name, an option out of range, an existing output."""
 
     exit_code = 2
 
 
 class InputError(MedRetrievalError):
-    """An image, volume, mask or table cannot be used: truncated, empty, NaN, wrong shape, too large."""
+    """An image, volume, mask or table cannot be used: truncated, empty, NaN, wrong shape, huge."""
 
 
 class UnavailableError(MedRetrievalError):

@@ -1,7 +1,8 @@
 """The nouns of medretrieval: frozen data classes without behaviour beyond derived geometry.
 
-Axis order is (X, Y, Z) everywhere voxels are three-dimensional, as stored in the file, with an affine to
-NIfTI world coordinates (RAS+, millimetres). Slices are (row, column) in radiological display convention.
+Axis order is (X, Y, Z) everywhere voxels are three-dimensional, as stored in the file, with an
+affine to NIfTI world coordinates (RAS+, millimetres). Slices are (row, column) in radiological
+display convention.
 """
 
 from __future__ import annotations
@@ -24,9 +25,10 @@ class Grid:
     Attributes:
         shape: (X, Y, Z) number of voxels along the stored axes.
         affine: (4, 4) float64, voxel index -> RAS+ world in mm.
-        spacing_known: False for pictures (PNG, JPEG, TIFF), whose affine only fixes the display convention.
-        header: a nibabel NIfTI header that holds geometry only (no descriptions, no identifiers), or None;
-            writing with it reproduces qform, sform and units of the input bit for bit.
+        spacing_known: False for pictures (PNG, JPEG, TIFF), whose affine only fixes how they are
+            displayed.
+        header: a nibabel NIfTI header that holds geometry only (no descriptions, no identifiers),
+            or None; writing with it reproduces qform, sform and units of the input bit for bit.
     """
 
     shape: tuple[int, int, int]
@@ -36,7 +38,7 @@ class Grid:
 
     @property
     def spacing(self) -> tuple[float, float, float]:
-        """Length in mm of one voxel step along each stored axis (meaningless if not `spacing_known`)."""
+        """Length of one voxel step along each stored axis, in mm if `spacing_known`."""
         x, y, z = np.sqrt((self.affine[:3, :3] ** 2).sum(axis=0)).tolist()
         return x, y, z
 
@@ -86,9 +88,9 @@ class SlicePolicy:
     """How slices are made from a volume. Stored in an index; a query gets the policy of the index.
 
     Attributes:
-        axis: "acquisition" (the stored axis with the coarsest spacing if it is at least 1.5 times the
-            finest, else the axial one), "axial", "coronal" or "sagittal".
-        window: name of an intensity policy of `medretrieval.imaging.intensity.POLICIES`, or "auto".
+        axis: "acquisition" (the stored axis with the coarsest spacing if it is at least 1.5 times
+            the finest, else the axial one), "axial", "coronal" or "sagittal".
+        window: an intensity policy of `medretrieval.imaging.intensity.POLICIES`, or "auto".
         max_side: slices larger than this are reduced to it, in pixels.
     """
 
@@ -104,8 +106,8 @@ class Slice:
     Attributes:
         index: voxel index along the sliced (stored) axis of the volume.
         image: (H, W) or (H, W, 3) uint8 in radiological display convention.
-        mask: (H, W) unsigned integer label map of the same size, or None where no annotation exists.
-        position_mm: world coordinate of the slice centre along the sliced direction, None if unknown.
+        mask: (H, W) unsigned integer label map of the same size, None where nothing is annotated.
+        position_mm: world coordinate of the slice centre along the sliced direction, or None.
         spacing: (row, column, through-plane) in mm of the stored picture, None if unknown.
     """
 
@@ -146,7 +148,11 @@ class Embedder(Protocol):
     def identity(self) -> EmbedderIdentity: ...
 
     def embed_batch(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
-        """Embed n pictures, each (H, W) or (H, W, 3) uint8 of any size -> (n, dim) float32, rows of L2 norm 1."""
+        """Embed n pictures, each (H, W) or (H, W, 3) uint8 of any size.
+
+        Returns:
+            (n, dim) float32, every row of L2 norm 1.
+        """
         ...
 
 
@@ -165,8 +171,8 @@ class Hit:
 
     Attributes:
         rank: 1 is best.
-        score: meaning depends on the mode: cosine (slice), hits (count), weighted hits, summed maxima (rerank).
-        row_id: row of the database slice shown for this hit (the best matched slice of a volume hit).
+        score: by mode: cosine (slice), hits (count), weighted hits, summed maxima (rerank).
+        row_id: row of the database slice shown for this hit (of a volume: its best matched one).
         slice_index: voxel index of that slice in its own volume.
         labels: names of the labels on that slice.
         matches: query slice to database slice pairs that explain the hit, best first.
@@ -218,7 +224,8 @@ class Support:
 
     Attributes:
         image: (H, W) or (H, W, 3) uint8.
-        mask: (H, W) unsigned integer label map; a support without a label is evidence of its absence.
+        mask: (H, W) unsigned integer label map; a support without a label is evidence that the
+            label may be absent.
         names: label value -> name, for every value in `mask` except 0.
         key: stable identifier for caches and the support cart, e.g. "<volume_id>:<slice_index>".
         score: similarity to the query if it was retrieved, else None.
