@@ -1,0 +1,105 @@
+"""Writes what the documentation takes from the code: docs/cli.md and the tables of README.md.
+
+python docs/generate.py            write them
+python docs/generate.py --check    exit 1 if they are out of date
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from medretrieval.cli import parser  # noqa: E402
+from medretrieval.embedders import REGISTRY as EMBEDDERS  # noqa: E402
+from medretrieval.segmentation import REGISTRY as SEGMENTERS  # noqa: E402
+
+
+def cli_page() -> str:
+    """The help of every command, as one Markdown page."""
+    # argparse folds its help to the terminal; the page must not depend on who writes it.
+    os.environ["COLUMNS"], os.environ["NO_COLOR"] = "96", "1"
+    top = parser()
+    commands = next(a for a in top._actions if isinstance(a, argparse._SubParsersAction)).choices
+    parts = ["# Command line", f"```\n{top.format_help().strip()}\n```"]
+    for name, sub in commands.items():
+        parts.append(f"## medretrieval {name}\n\n```\n{sub.format_help().strip()}\n```")
+    return "\n\n".join(parts) + "\n"
+
+
+def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows as a Markdown table."""
+    columns = list(rows[0])
+    lines = [columns, ["---"] * len(columns)]
+    lines += [[str(row[c]).replace("|", "/") for c in columns] for row in rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def embedder_table() -> str:
+    return markdown(
+        [
+            {
+                "name": f"`{s.name}`",
+                "weights": s.weights,
+                "dim": s.dim,
+                "input": s.input_size,
+                "papers": ", ".join(s.papers) or "-",
+                "licence": s.license,
+            }
+            for s in EMBEDDERS.values()
+        ]
+    )
+
+
+def segmenter_table() -> str:
+    return markdown(
+        [
+            {
+                "name": f"`{s.name}`",
+                "weights": s.weights,
+                "input": s.image_size,
+                "parameters": f"{s.parameters:g} M",
+                "licence": s.license,
+                "note": s.note or "-",
+            }
+            for s in SEGMENTERS.values()
+        ]
+    )
+
+
+def readme(text: str) -> str:
+    """README.md with its generated tables replaced."""
+    for name, table in (("embedders", embedder_table()), ("segmenters", segmenter_table())):
+        begin, end = f"<!-- {name}: docs/generate.py -->", f"<!-- {name}: end -->"
+        pattern = re.escape(begin) + r".*?" + re.escape(end)
+        if not re.search(pattern, text, re.DOTALL):
+            raise SystemExit(f"README.md has no place for the table of {name}: {begin} ... {end}")
+        filled = f"{begin}\n{table}\n{end}"
+        text = re.sub(pattern, lambda _, filled=filled: filled, text, flags=re.DOTALL)
+    return text
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--check", action="store_true")
+    check = options.parse_args().check
+    page = ROOT / "README.md"
+    stale = []
+    for path, text in ((ROOT / "docs" / "cli.md", cli_page()), (page, readme(page.read_text()))):
+        if not path.exists() or path.read_text() != text:
+            stale.append(path.name)
+            if not check:
+                path.write_text(text)
+    if check and stale:
+        raise SystemExit(f"out of date: {', '.join(stale)}; run `python docs/generate.py`")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,5 @@
+"""`python -m medretrieval`."""
+
+from medretrieval.cli import main
+
+raise SystemExit(main())

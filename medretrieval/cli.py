@@ -1,0 +1,392 @@
+"""The command line: data on stdout, progress and messages on stderr.
+
+Exit codes: 0 done, 1 failed, 2 wrong use. Each command parses, calls one library function, prints.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from medretrieval import __version__
+from medretrieval.errors import MedRetrievalError, UsageError
+from medretrieval.retrieval.modes import DEFAULT_MODE, MODES
+
+# Named here too, because the table itself (`medretrieval.index.KINDS`) loads faiss.
+INDEX_KINDS = ("flat", "hnsw")
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run one command; return its exit code."""
+    # Native libraries print banners to stderr that no user of a command line needs.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    options = parser().parse_args(args)
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=logging.DEBUG if options.debug else logging.WARNING,
+        format="%(levelname)s: %(message)s",
+    )
+    try:
+        options.run(options)
+    except MedRetrievalError as error:
+        if options.debug:
+            raise
+        print(f"medretrieval: {error}", file=sys.stderr)
+        return error.exit_code
+    except BrokenPipeError:
+        # The reader of stdout (head, less) has gone: that is not a failure of ours.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        print("\nmedretrieval: interrupted", file=sys.stderr)
+        return 1
+    except Exception as error:
+        if options.debug:
+            raise
+        print(
+            f"medretrieval: internal error ({type(error).__name__}: {error}); this is a bug. "
+            "Run again with --debug for the details",
+            file=sys.stderr,
+        )
+        return 1
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--json", action="store_true", help="print JSON on stdout")
+    common.add_argument("--quiet", action="store_true", help="no progress bar on stderr")
+    common.add_argument("--debug", action="store_true", help="log details, show tracebacks")
+
+    top = argparse.ArgumentParser(
+        prog="medretrieval",
+        description="Find similar annotated medical images and segment yours from them with SAM 2. "
+        "Research use only. Not for diagnosis.",
+    )
+    top.add_argument("--version", action="version", version=f"medretrieval {__version__}")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(
+        name: str, run: Callable[[argparse.Namespace], None], help: str
+    ) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, parents=[common], help=help, description=help)
+        sub.set_defaults(run=run)
+        return sub
+
+    demo = command("demo", _demo, "build or open the built-in demo index and print its path")
+    demo.add_argument("--force", action="store_true", help="build it again")
+
+    build = command("build", _build, "build an index folder from images and masks")
+    build.add_argument("source", metavar="SOURCE", help="folder of images, or a .csv table")
+    build.add_argument("out", metavar="OUT", help="the index folder to write")
+    build.add_argument("--embedder", default="efficientnet-lite0", metavar="NAME")
+    build.add_argument("--masks", metavar="DIR", help="label maps with the images' file names")
+    build.add_argument(
+        "--table", metavar="CSV", help="table of the cases; its paths are relative to SOURCE"
+    )
+    build.add_argument("--modality", help="of every image of a folder, e.g. CT")
+    build.add_argument("--region", help="body region of every image of a folder")
+    build.add_argument(
+        "--labels-from-folders", action="store_true", help="sub-folders name the images' labels"
+    )
+    build.add_argument("--channel", type=int, default=0, help="channel of 4-D volumes (default: 0)")
+    build.add_argument(
+        "--where",
+        action="append",
+        default=[],
+        metavar="COLUMN=VALUE",
+        help="keep only these rows of the table (repeatable)",
+    )
+    build.add_argument(
+        "--label-names", default="", metavar="1=A,2=B", help="names of the mask values"
+    )
+    build.add_argument("--index", dest="index_kind", choices=INDEX_KINDS, default="flat")
+    build.add_argument("--window", default="auto", help="intensity policy (default: auto)")
+    build.add_argument(
+        "--axis",
+        default="acquisition",
+        choices=("acquisition", "axial", "coronal", "sagittal"),
+        help="the direction in which volumes are sliced",
+    )
+    build.add_argument("--name", help="name of the index (default: the folder's name)")
+    build.add_argument("--license", default="unknown", help="licence of the images")
+    build.add_argument("--skip-bad", action="store_true", help="leave out unreadable cases")
+    build.add_argument("--force", action="store_true", help="replace an existing OUT")
+    _one_slice(build)
+
+    info = command("info", _info, "manifest, counts, size, and what checks out")
+    info.add_argument("index", metavar="INDEX")
+
+    search = command("search", _search, "find the most similar slices or volumes")
+    search.add_argument("index", metavar="INDEX")
+    search.add_argument("query", metavar="QUERY", help="image, volume, DICOM folder or zip")
+    search.add_argument("--mode", choices=tuple(MODES), default=DEFAULT_MODE)
+    search.add_argument("-k", type=_positive, default=5, help="number of hits (default: 5)")
+    search.add_argument("--slice", type=int, metavar="N", help="only this slice of the query")
+    search.add_argument("--modality", help="only database slices of this modality")
+    search.add_argument("--region", help="only database slices of this body region")
+    search.add_argument("--labels", type=_names, metavar="A,B", help="only slices that show one")
+    _query(search)
+
+    segment = command("segment", _segment, "segment a query from retrieved annotated slices")
+    segment.add_argument("index", metavar="INDEX")
+    segment.add_argument("query", metavar="QUERY", help="image, volume, DICOM folder or zip")
+    segment.add_argument("--out", required=True, metavar="MASK.nii.gz")
+    segment.add_argument("--segmenter", default="sam2-micro", metavar="NAME")
+    segment.add_argument("--checkpoint", type=Path, metavar="FILE", help="local weights for it")
+    segment.add_argument("--support-k", type=_positive, default=8, metavar="K")
+    segment.add_argument("--labels", type=_names, metavar="A,B", help="only these structures")
+    segment.add_argument("--slice", type=int, metavar="N", help="only this slice of the query")
+    segment.add_argument(
+        "--truth", type=Path, metavar="MASK", help="a known label map: report the Dice against it"
+    )
+    segment.add_argument("--force", action="store_true", help="replace an existing --out file")
+    _query(segment)
+
+    command("embedders", _embedders, "embedders, and what works on this machine now")
+    command("segmenters", _segmenters, "segmenters, and what works on this machine now")
+    return top
+
+
+def _one_slice(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "--allow-one-slice", action="store_true", help="accept a NIfTI volume of a single slice"
+    )
+
+
+def _query(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--channel", type=int, default=0, help="channel of a 4-D query (default: 0)")
+    sub.add_argument(
+        "--exclude-patient", metavar="ID", help="leave this patient of the index out of the search"
+    )
+    _one_slice(sub)
+
+
+def _positive(text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return value
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _label_names(text: str) -> dict[int, str] | None:
+    names: dict[int, str] = {}
+    for item in _names(text):
+        value, equals, name = item.partition("=")
+        if not (equals and value.strip().isdigit() and name.strip()):
+            raise UsageError(
+                f"--label-names: {item!r} is not VALUE=NAME; write for example 1=RV,2=Myo,3=LV"
+            )
+        names[int(value)] = name.strip()
+    return names or None
+
+
+def _where(items: Sequence[str]) -> dict[str, str] | None:
+    pairs = [item.partition("=") for item in items]
+    for (column, equals, _), item in zip(pairs, items, strict=True):
+        if not (column and equals):
+            raise UsageError(f"--where: {item!r} is not COLUMN=VALUE; write e.g. split=database")
+    return {column: value for column, _, value in pairs} or None
+
+
+class ProgressBar:
+    """Draws `message  done/total` on stderr, in place on a terminal, a line a step otherwise."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._quiet = quiet
+        self._terminal = sys.stderr.isatty()
+        self._last = ""
+        self._drawn = 0.0
+
+    def __call__(self, done: int, total: int, message: str) -> None:
+        if self._quiet:
+            return
+        now = time.monotonic()
+        finished = done >= total
+        # Neither a terminal nor a log file gains from hundreds of lines a second.
+        if not finished and now - self._drawn < (0.1 if self._terminal else 5.0):
+            return
+        self._drawn = now
+        share = done / total if total else 1.0
+        bar = "#" * round(24 * share)
+        line = f"[{bar:<24}] {done}/{total} {message}"
+        if self._terminal:
+            end = "\n" if finished else ""
+            print(f"\r{line[:100]:<{len(self._last)}}", end=end, file=sys.stderr, flush=True)
+            self._last = "" if finished else line[:100]
+        else:
+            print(line, file=sys.stderr, flush=True)
+
+
+def _print(options: argparse.Namespace, data: Any, text: Callable[[], str]) -> None:
+    print(json.dumps(data, indent=2, ensure_ascii=False) if options.json else text(), flush=True)
+
+
+def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
+    """Rows as aligned text columns; missing values are shown as "-"."""
+
+    def cell(value: Any) -> str:
+        if value is None or value == "" or value == []:
+            return "-"
+        if isinstance(value, float):
+            return f"{value:.4g}"
+        return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+
+    lines = [list(columns)] + [[cell(row.get(c)) for c in columns] for row in rows]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
+    return "\n".join(
+        "  ".join(f"{text:<{w}}" for text, w in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )
+
+
+def _demo(options: argparse.Namespace) -> None:
+    from medretrieval.pipeline import open_demo
+
+    demo = open_demo(rebuild=options.force, progress=ProgressBar(quiet=options.quiet))
+    queries = [
+        {
+            "title": q.title,
+            "path": str(q.path),
+            "truth": str(q.truth) if q.truth else None,
+            "synthetic": q.synthetic,
+        }
+        for q in demo.queries
+    ]
+    _print(options, {"index": str(demo.index), "queries": queries}, lambda: str(demo.index))
+    if not options.json:
+        print(f"queries to try it with: {demo.queries[0].path.parent}", file=sys.stderr)
+
+
+def _build(options: argparse.Namespace) -> None:
+    from medretrieval.pipeline import build_index
+    from medretrieval.types import SlicePolicy
+
+    out = build_index(
+        options.source,
+        options.out,
+        embedder=options.embedder,
+        masks=options.masks,
+        table=options.table,
+        where=_where(options.where),
+        modality=options.modality,
+        region=options.region,
+        labels_from_folders=options.labels_from_folders,
+        channel=options.channel,
+        label_names=_label_names(options.label_names),
+        slices=SlicePolicy(axis=options.axis, window=options.window),
+        index_kind=options.index_kind,
+        name=options.name,
+        license=options.license,
+        force=options.force,
+        skip_bad=options.skip_bad,
+        allow_one_slice=options.allow_one_slice,
+        progress=ProgressBar(quiet=options.quiet),
+    )
+    _print(options, {"index": str(out)}, lambda: str(out))
+
+
+def _info(options: argparse.Namespace) -> None:
+    from medretrieval.index import open_store
+
+    info = open_store(options.index).info()
+    _print(options, info, lambda: "\n".join(f"{key}: {_plain(v)}" for key, v in info.items()))
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}={_plain(v)}" for key, v in value.items()) or "-"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(_plain, value)) or "-"
+    return str(value)
+
+
+def _search(options: argparse.Namespace) -> None:
+    from medretrieval.retrieval.engine import open_index
+
+    result = open_index(options.index).search(
+        options.query,
+        mode=options.mode,
+        k=options.k,
+        slice_index=options.slice,
+        modality=options.modality,
+        region=options.region,
+        labels=options.labels,
+        exclude_patient=options.exclude_patient,
+        channel=options.channel,
+        allow_one_slice=options.allow_one_slice,
+    )
+    data = result.to_json()
+    columns = ["query_slice", "rank", "volume_id", "slice_index", "score", "modality", "region"]
+    rows = [
+        {**hit, "query_slice": hit["matches"][0]["query_slice"] if hit["matches"] else None}
+        for hit in data["hits"]
+    ]
+    _print(options, data, lambda: table(rows, [*columns, "labels"]) if rows else "no hits")
+
+
+def _segment(options: argparse.Namespace) -> None:
+    from medretrieval.imaging import read_labels, read_volume, write_labels
+    from medretrieval.metrics.segmentation import dice_per_label
+    from medretrieval.pipeline import segment
+    from medretrieval.retrieval.engine import open_index
+    from medretrieval.segmentation import load_segmenter
+
+    out = Path(options.out)
+    if out.exists() and not options.force:
+        raise UsageError(f"{out} exists already; choose another --out or add --force")
+    query = read_volume(
+        options.query, channel=options.channel, allow_one_slice=options.allow_one_slice
+    )
+    truth = read_labels(options.truth, reference=query.grid) if options.truth else None
+    result = segment(
+        open_index(options.index),
+        query,
+        segmenter=load_segmenter(options.segmenter, checkpoint=options.checkpoint),
+        support_k=options.support_k,
+        labels=options.labels,
+        indices=None if options.slice is None else [options.slice],
+        exclude_patient=options.exclude_patient,
+        progress=ProgressBar(quiet=options.quiet),
+    )
+    write_labels(result.labels, out, overwrite=options.force)
+    data = {"query": query.name, "mask": str(out), **result.to_json()}
+    if truth is not None:
+        names = result.labels.names
+        scores = dice_per_label(result.labels.voxels, truth.voxels, labels=sorted(names))
+        data["dice"] = {names[value]: score for value, score in scores.items()}
+    for row in data["labels"]:
+        row["dice"] = data.get("dice", {}).get(row["name"])
+    columns = ["value", "name", "voxels", "ml"] + (["dice"] if truth is not None else [])
+    _print(options, data, lambda: f"{out}\n{table(data['labels'], columns)}")
+
+
+def _embedders(options: argparse.Namespace) -> None:
+    from medretrieval.embedders import list_embedders
+
+    rows = list_embedders()
+    columns = ["name", "status", "dim", "input", "weights", "revision", "license", "paper"]
+    _print(options, rows, lambda: table(rows, columns))
+
+
+def _segmenters(options: argparse.Namespace) -> None:
+    from medretrieval.segmentation import list_segmenters
+
+    rows = list_segmenters()
+    columns = ["name", "status", "input", "weights", "revision", "license", "note"]
+    _print(options, rows, lambda: table(rows, columns))

@@ -1,0 +1,51 @@
+"""Reading images, deriving their geometry, slicing them, and writing masks back."""
+
+from .geometry import (
+    AXES,
+    describe,
+    display_axes,
+    extract,
+    insert,
+    picture_grid,
+    position_mm,
+    same_grid,
+    singleton_axis,
+    slice_axis,
+)
+from .intensity import POLICIES, IntensityPolicy, Window, apply_window, resolve_window
+from .labels import label_names, read_labels, write_labels
+from .limits import max_bytes
+from .readers import read_volume, stem
+from .slices import make_slices, reduced_shape, resize_area, resize_nearest
+from .sniff import KNOWN, sniff, suffix_of
+
+__all__ = [
+    "AXES",
+    "KNOWN",
+    "POLICIES",
+    "IntensityPolicy",
+    "Window",
+    "apply_window",
+    "describe",
+    "display_axes",
+    "extract",
+    "insert",
+    "label_names",
+    "make_slices",
+    "max_bytes",
+    "picture_grid",
+    "position_mm",
+    "read_labels",
+    "read_volume",
+    "reduced_shape",
+    "resize_area",
+    "resize_nearest",
+    "resolve_window",
+    "same_grid",
+    "singleton_axis",
+    "slice_axis",
+    "sniff",
+    "stem",
+    "suffix_of",
+    "write_labels",
+]

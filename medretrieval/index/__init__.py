@@ -1,0 +1,57 @@
+"""The index folder: building, opening, and finding neighbours in it.
+
+The names load on first use, so that importing this package loads neither faiss nor pyarrow.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from medretrieval.index.builder import build
+    from medretrieval.index.cases import Case
+    from medretrieval.index.faiss_backend import KINDS
+    from medretrieval.index.folder import cases_from_folder
+    from medretrieval.index.manifest import Manifest, same_embedder
+    from medretrieval.index.store import IndexStore, open_store, pseudonym
+    from medretrieval.index.tabular import cases_from_table
+
+_MODULES = {
+    "Case": "cases",
+    "IndexStore": "store",
+    "KINDS": "faiss_backend",
+    "Manifest": "manifest",
+    "build": "builder",
+    "cases_from_folder": "folder",
+    "cases_from_table": "tabular",
+    "open_store": "store",
+    "pseudonym": "store",
+    "same_embedder": "manifest",
+}
+
+__all__ = [
+    "KINDS",
+    "Case",
+    "IndexStore",
+    "Manifest",
+    "build",
+    "cases_from_folder",
+    "cases_from_table",
+    "open_store",
+    "pseudonym",
+    "same_embedder",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'medretrieval.index' has no attribute {name!r}")
+    module = importlib.import_module(f"medretrieval.index.{_MODULES[name]}")
+    value = getattr(module, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,327 @@
+"""The manifest of an index: what it holds, what made it, and the hash of every file.
+
+`manifest.json` is read before anything else, and nothing that it does not list is read at all.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from medretrieval.errors import IndexFormatError
+from medretrieval.types import EmbedderIdentity, SlicePolicy
+
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+CARD = "README.md"
+FAISS_FILE = "index.faiss"
+EMBEDDINGS_FILE = "embeddings/embeddings.safetensors"
+METRIC = "cosine"
+DTYPES = ("float32", "float16")
+MAX_MANIFEST_BYTES = 64 << 20
+
+# Only these names can be listed: no "..", no absolute path, no drive, no hidden file gets through.
+_FILE_NAME = re.compile(
+    r"README\.md|index\.faiss"
+    r"|slices/[A-Za-z0-9][A-Za-z0-9_.-]*\.parquet"
+    r"|(embeddings|memories)/[A-Za-z0-9][A-Za-z0-9_.-]*\.safetensors"
+)
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileEntry:
+    """Size in bytes and sha256 (hexadecimal) of a file of the index."""
+
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counts:
+    """How much is in an index.
+
+    Attributes:
+        slices: rows.
+        annotated_slices: rows that have a mask, be it all zero.
+        skipped: volumes of the source that could not be read and were left out.
+    """
+
+    volumes: int
+    patients: int
+    slices: int
+    annotated_slices: int
+    skipped: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What `manifest.json` says.
+
+    Attributes:
+        embedder: the identity of the embedder; only an equal one may be searched with.
+        slices: how the slices were made; a query gets the same.
+        index_kind, index_parameters: the kind of nearest-neighbour search and its settings.
+        dtype: how embeddings are stored, "float32" or "float16".
+        vocabulary: mask value -> name, for the values that occur in the masks.
+        label_counts: name -> number of slices that carry it (structures and case labels).
+        modalities, regions: name -> number of slices.
+        split: which part of the source this is, or None.
+        files: path inside the folder -> size and hash, of every file but the manifest.
+    """
+
+    name: str
+    embedder: EmbedderIdentity
+    slices: SlicePolicy
+    index_kind: str
+    index_parameters: Mapping[str, int]
+    dtype: str
+    counts: Counts
+    vocabulary: Mapping[int, str]
+    label_counts: Mapping[str, int]
+    modalities: Mapping[str, int]
+    regions: Mapping[str, int]
+    license: str
+    source: str
+    split: str | None
+    medretrieval_version: str
+    files: Mapping[str, FileEntry]
+
+    @property
+    def dim(self) -> int:
+        """Length of an embedding."""
+        return self.embedder.dim
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the manifest as JSON-able data; `from_json` gives an equal manifest back."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "name": self.name,
+            "embedder": dataclasses.asdict(self.embedder),
+            "dim": self.dim,
+            "dtype": self.dtype,
+            "metric": METRIC,
+            "normalised": True,
+            "index": {"kind": self.index_kind, "parameters": dict(self.index_parameters)},
+            "slices": dataclasses.asdict(self.slices),
+            "counts": dataclasses.asdict(self.counts),
+            "vocabulary": {str(value): name for value, name in self.vocabulary.items()},
+            "label_counts": dict(self.label_counts),
+            "modalities": dict(self.modalities),
+            "regions": dict(self.regions),
+            "split": self.split,
+            "medretrieval_version": self.medretrieval_version,
+            "source": self.source,
+            "license": self.license,
+            "files": {path: dataclasses.asdict(entry) for path, entry in self.files.items()},
+        }
+
+    def dumps(self) -> str:
+        """Return the text of `manifest.json`."""
+        return json.dumps(self.to_json(), indent=2, ensure_ascii=False) + "\n"
+
+
+def canonical(identity: EmbedderIdentity) -> EmbedderIdentity:
+    """Return the identity as it comes back from JSON: tuples in the preprocessing become lists."""
+    return EmbedderIdentity(**json.loads(json.dumps(dataclasses.asdict(identity))))
+
+
+def same_embedder(a: EmbedderIdentity, b: EmbedderIdentity) -> bool:
+    """Whether embeddings of `a` and `b` can be compared, whatever way either was stored."""
+    return canonical(a) == canonical(b)
+
+
+def check_file_name(path: str) -> bool:
+    """Whether `path` can be a file of an index.
+
+    >>> check_file_name("slices/slices-00000.parquet"), check_file_name("slices/../../x.parquet")
+    (True, False)
+    """
+    return _FILE_NAME.fullmatch(path) is not None
+
+
+def sha256_file(path: Path) -> str:
+    """Return the sha256 of a file in hexadecimal, in bounded memory."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read and validate `folder/manifest.json`.
+
+    Raises:
+        IndexFormatError: there is no index in `folder`, the manifest is damaged, or it is of a
+            newer schema than this version reads.
+    """
+    path = folder / MANIFEST
+    if not folder.is_dir():
+        what = "is a file" if folder.exists() else "does not exist"
+        raise IndexFormatError(
+            f"{folder} {what}; an index is a folder with a {MANIFEST}, as `medretrieval build` "
+            "writes it"
+        )
+    if path.is_symlink() or not path.is_file():
+        raise IndexFormatError(
+            f"{folder} is not an index: it has no {MANIFEST}; give the folder that "
+            "`medretrieval build` wrote"
+        )
+    if path.stat().st_size > MAX_MANIFEST_BYTES:
+        raise IndexFormatError(f"{path} is larger than {MAX_MANIFEST_BYTES} bytes: not a manifest")
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise IndexFormatError(f"{path} is not valid JSON ({error}); fetch it again") from None
+    if not isinstance(data, dict) or "schema_version" not in data:
+        raise IndexFormatError(f"{path} is not the manifest of an index: no schema_version in it")
+    return manifest_from_json(data, where=str(path))
+
+
+def manifest_from_json(data: Mapping[str, Any], *, where: str = MANIFEST) -> Manifest:
+    """Return the manifest that `data` describes.
+
+    Raises:
+        IndexFormatError: a field is missing, of another type or out of range, or the schema is
+            newer; the message names `where` and the field.
+    """
+    top = _Fields(data, where)
+    schema = top.get("schema_version", int)
+    if schema > SCHEMA_VERSION:
+        raise IndexFormatError(
+            f"{where} has schema_version {schema}, this version of medretrieval reads up to "
+            f"{SCHEMA_VERSION}; upgrade medretrieval (pip install -U medretrieval)"
+        )
+    if schema < 1:
+        raise top.wrong("schema_version", "is below 1")
+    index = top.sub("index")
+    slices = top.sub("slices")
+    embedder = _identity(top.sub("embedder"))
+    if top.get("dim", int) != embedder.dim or embedder.dim < 1:
+        raise top.wrong("dim", f"is {data['dim']}, the embedder's is {embedder.dim}")
+    if top.get("metric", str) != METRIC or top.get("normalised", bool) is not True:
+        raise top.wrong("metric", f"must be {METRIC!r} of normalised embeddings")
+    if top.get("dtype", str) not in DTYPES:
+        raise top.wrong("dtype", f"is {data['dtype']!r}, expected one of {', '.join(DTYPES)}")
+    return Manifest(
+        name=top.get("name", str),
+        embedder=embedder,
+        slices=SlicePolicy(
+            axis=slices.get("axis", str),
+            window=slices.get("window", str),
+            max_side=slices.positive("max_side"),
+        ),
+        index_kind=index.get("kind", str),
+        index_parameters=index.sub("parameters").counts(),
+        dtype=top.get("dtype", str),
+        counts=_counts(top.sub("counts")),
+        vocabulary=_vocabulary(top.sub("vocabulary")),
+        label_counts=top.sub("label_counts").counts(),
+        modalities=top.sub("modalities").counts(),
+        regions=top.sub("regions").counts(),
+        license=top.get("license", str),
+        source=top.get("source", str),
+        split=None if data.get("split") is None else top.get("split", str),
+        medretrieval_version=top.get("medretrieval_version", str),
+        files=_files(top.sub("files")),
+    )
+
+
+class _Fields:
+    """Typed access to one JSON object; errors name the file and the field."""
+
+    def __init__(self, data: Mapping[str, Any], where: str) -> None:
+        self.data = data
+        self.where = where
+
+    def wrong(self, key: str, problem: str) -> IndexFormatError:
+        return IndexFormatError(
+            f"{self.where}: {key!r} {problem}; the manifest is damaged or was edited, "
+            "fetch or build the index again"
+        )
+
+    def get(self, key: str, kind: type[T]) -> T:
+        if key not in self.data:
+            raise self.wrong(key, "is missing")
+        value = self.data[key]
+        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+            raise self.wrong(key, f"is a {type(value).__name__}, expected {kind.__name__}")
+        return value
+
+    def positive(self, key: str) -> int:
+        value = self.get(key, int)
+        if value < 1:
+            raise self.wrong(key, f"is {value}, expected at least 1")
+        return value
+
+    def sub(self, key: str) -> _Fields:
+        return _Fields(self.get(key, dict), f"{self.where}: {key}")
+
+    def counts(self) -> dict[str, int]:
+        for key in self.data:
+            if self.get(key, int) < 0:
+                raise self.wrong(key, "is negative")
+        return dict(self.data)
+
+
+def _identity(fields: _Fields) -> EmbedderIdentity:
+    return EmbedderIdentity(
+        name=fields.get("name", str),
+        weights=fields.get("weights", str),
+        revision=fields.get("revision", str),
+        weights_sha256=fields.get("weights_sha256", str),
+        preprocessing=fields.get("preprocessing", dict),
+        pooling=fields.get("pooling", str),
+        dim=fields.positive("dim"),
+    )
+
+
+def _counts(fields: _Fields) -> Counts:
+    fields.counts()
+    counts = Counts(
+        volumes=fields.positive("volumes"),
+        patients=fields.positive("patients"),
+        slices=fields.positive("slices"),
+        annotated_slices=fields.get("annotated_slices", int),
+        skipped=fields.get("skipped", int),
+    )
+    if not counts.patients <= counts.volumes <= counts.slices >= counts.annotated_slices:
+        raise fields.wrong("slices", "does not go with the other counts")
+    return counts
+
+
+def _vocabulary(fields: _Fields) -> dict[int, str]:
+    names: dict[int, str] = {}
+    for key in fields.data:
+        name = fields.get(key, str)
+        if not re.fullmatch(r"[1-9][0-9]{0,4}", key) or int(key) > 65535 or not name:
+            raise fields.wrong(key, "is not a mask value (1 to 65535) with a name")
+        names[int(key)] = name
+    return names
+
+
+def _files(fields: _Fields) -> dict[str, FileEntry]:
+    files: dict[str, FileEntry] = {}
+    for path in fields.data:
+        if not check_file_name(path):
+            raise IndexFormatError(
+                f"{fields.where}: {path!r} is not a file of an index (README.md, index.faiss, "
+                "slices/*.parquet, embeddings/*.safetensors, memories/*.safetensors); "
+                "do not use this index, it was made to reach outside its folder or is damaged"
+            )
+        entry = fields.sub(path)
+        if entry.get("bytes", int) < 0 or not _SHA256.fullmatch(entry.get("sha256", str)):
+            raise fields.wrong(path, "has no valid size and sha256")
+        files[path] = FileEntry(bytes=entry.get("bytes", int), sha256=entry.get("sha256", str))
+    for needed in (CARD, EMBEDDINGS_FILE):
+        if needed not in files:
+            raise fields.wrong(needed, "is missing")
+    if not any(path.startswith("slices/") for path in files):
+        raise fields.wrong("slices/*.parquet", "is missing")
+    return files

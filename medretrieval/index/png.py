@@ -1,0 +1,101 @@
+"""PNG bytes of slices and masks.
+
+The encoder is written for speed: one filter ("up") for all rows and zlib's fastest level take half
+the time of a general encoder at the same level, with smaller files for medical slices, and both the
+subtraction and zlib work outside the interpreter lock, beside the embedder.
+Format: W3C, Portable Network Graphics (PNG) Specification, second edition.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import warnings
+import zlib
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from medretrieval.errors import IndexFormatError, InputError
+
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_FILTER_UP = 2
+_GREY, _RGB = 0, 2
+_MODES = {"L": np.uint8, "RGB": np.uint8, "I;16": np.uint16}
+
+
+def encode_png(picture: NDArray[Any]) -> bytes:
+    """Encode a picture without loss.
+
+    Args:
+        picture: (H, W) uint8 or uint16, or (H, W, 3) uint8; H and W at least 1.
+
+    Raises:
+        InputError: another shape or dtype.
+    """
+    color = picture.ndim == 3
+    deep = picture.dtype == np.uint16
+    if (
+        picture.dtype not in (np.uint8, np.uint16)
+        or picture.size == 0
+        or not (picture.ndim == 2 or (color and picture.shape[2] == 3 and not deep))
+    ):
+        raise InputError(
+            f"a slice of shape {picture.shape} and type {picture.dtype} cannot be stored; expected "
+            "(H, W) uint8 or uint16, or (H, W, 3) uint8"
+        )
+    height, width = picture.shape[:2]
+    samples = np.ascontiguousarray(picture, dtype=">u2" if deep else np.uint8)
+    raw = samples.view(np.uint8).reshape(height, -1)  # (H, bytes of a row)
+    filtered = np.empty((height, raw.shape[1] + 1), np.uint8)
+    filtered[:, 0] = _FILTER_UP
+    filtered[0, 1:] = raw[0]
+    np.subtract(raw[1:], raw[:-1], out=filtered[1:, 1:])
+    header = struct.pack(
+        ">IIBBBBB", width, height, 16 if deep else 8, _RGB if color else _GREY, 0, 0, 0
+    )
+    return b"".join(
+        (
+            _SIGNATURE,
+            _chunk(b"IHDR", header),
+            _chunk(b"IDAT", zlib.compress(filtered.data, 1)),
+            _chunk(b"IEND", b""),
+        )
+    )
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    checksum = zlib.crc32(data, zlib.crc32(kind))
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", checksum)
+
+
+def decode_png(data: bytes, what: str, *, max_side: int) -> NDArray[Any]:
+    """Decode a stored picture.
+
+    Args:
+        data: PNG, grey with 8 or 16 bits or RGB with 8.
+        what: names file and row in errors.
+        max_side: larger pictures are refused before they are decoded.
+
+    Returns:
+        (H, W) uint8 or uint16, or (H, W, 3) uint8; owns its memory.
+
+    Raises:
+        IndexFormatError: not such a picture.
+    """
+    try:
+        with warnings.catch_warnings():
+            # The size is judged below, against the size that this index promises.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            picture = Image.open(io.BytesIO(data), formats=("PNG",))
+            if picture.mode not in _MODES:
+                raise ValueError(f"pixels of kind {picture.mode}")
+            if max(picture.size) > max_side:
+                raise ValueError(f"{picture.width} x {picture.height} pixels, limit {max_side}")
+            return np.array(picture, dtype=_MODES[picture.mode])
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise IndexFormatError(
+            f"{what} is not a valid picture ({error}); fetch or build the index again"
+        ) from None

@@ -1,0 +1,350 @@
+"""An open index folder, after every check."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medretrieval.errors import IndexFormatError, UsageError
+from medretrieval.index.manifest import (
+    EMBEDDINGS_FILE,
+    FAISS_FILE,
+    MANIFEST,
+    FileEntry,
+    Manifest,
+    read_manifest,
+    sha256_file,
+)
+from medretrieval.index.png import decode_png
+from medretrieval.index.table import Columns, SliceTable
+from medretrieval.index.tensors import read_embeddings
+from medretrieval.types import Support
+
+if TYPE_CHECKING:
+    from medretrieval.index.faiss_backend import Searcher
+
+logger = logging.getLogger(__name__)
+
+Verify = Literal["full", "sizes"]
+
+
+def pseudonym(patient_id: str, index_name: str) -> str:
+    """Return the name that a patient has in the index called `index_name`: 16 hexadecimal digits.
+
+    A keyed hash (BLAKE2b), so that the same patient has different names in different indexes. It is
+    a pseudonym, not an anonymisation: who knows an identifier can compute its hash and find it.
+    """
+    key = hashlib.sha256(index_name.encode()).digest()
+    return hashlib.blake2b(patient_id.encode(), key=key, digest_size=8).hexdigest()
+
+
+def open_store(path: str | Path, *, verify: Verify = "full", trusted: bool = True) -> IndexStore:
+    """Open an index folder.
+
+    Args:
+        path: the folder.
+        verify: "full" hashes every file and looks at every embedding, which reads the whole folder
+            once (about a second per gigabyte); "sizes" compares sizes only and trusts the contents,
+            for large indexes that were checked before. Manifest, rows, counts and the header of the
+            embeddings are checked either way.
+        trusted: whether the folder is of this machine's user, or of an allowed source at a pinned
+            commit. `index.faiss` of any other is never read (a manipulated one can corrupt the
+            memory of the process); it is made again from the embeddings.
+
+    Raises:
+        IndexFormatError: not an index, of a newer schema, incomplete, changed, or inconsistent; the
+            message names the file.
+    """
+    if verify not in ("full", "sizes"):
+        raise UsageError(f"verify is {verify!r}; expected 'full' or 'sizes'")
+    folder = Path(path)
+    manifest = read_manifest(folder)
+    _check_kind(manifest, folder)
+    _check_files(folder, manifest.files, verify)
+    counts = manifest.counts
+    embeddings = read_embeddings(
+        folder / EMBEDDINGS_FILE,
+        rows=counts.slices,
+        dim=manifest.dim,
+        dtype=manifest.dtype,
+        check=verify == "full",
+    )
+    shards = sorted(name for name in manifest.files if name.startswith("slices/"))
+    table = SliceTable([folder / name for name in shards])
+    try:
+        if table.rows != counts.slices:
+            raise IndexFormatError(
+                f"{folder / 'slices'} holds {table.rows} rows, {MANIFEST} says {counts.slices}"
+            )
+        columns = table.columns()
+        _check_counts(columns, manifest, folder)
+        return IndexStore(folder, manifest, embeddings, table, columns, trusted=trusted)
+    except BaseException:
+        table.close()
+        raise
+
+
+class IndexStore:
+    """An open index; made by `open_store`. Safe to use from several threads.
+
+    Attributes:
+        path: the folder.
+        manifest: what it says of itself.
+        embeddings: (n, dim) float32 unit rows; a read-only memory map if stored as float32.
+        volume_ids: names of the volumes.
+        volume: (n,) int32, code of each row's volume into `volume_ids`.
+        patient_id: (n,) str, pseudonyms (see `pseudonym`).
+        modality, region: (n,) str.
+        slice_index: (n,) int64, voxel index along the sliced axis of the volume.
+        position_mm: (n,) float64, NaN where unknown.
+        spacing: (n, 3) float64 mm (row, column, through-plane), NaN where unknown.
+        labels: n tuples of names: labels of the case, then structures in the mask.
+        annotated: (n,) bool, the row has a mask (all zero where nothing of it is on the slice).
+        vocabulary: mask value -> name.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        manifest: Manifest,
+        embeddings: NDArray[np.float32],
+        table: SliceTable,
+        columns: Columns,
+        *,
+        trusted: bool,
+    ) -> None:
+        self.path = path
+        self.manifest = manifest
+        self.embeddings = embeddings
+        self.volume_ids = columns.volume_ids
+        self.volume = columns.volume
+        self.patient_id = columns.patient_id
+        self.modality = columns.modality
+        self.region = columns.region
+        self.slice_index = columns.slice_index
+        self.position_mm = columns.position_mm
+        self.spacing = columns.spacing
+        self.labels = columns.labels
+        self.annotated = columns.annotated
+        self.vocabulary: dict[int, str] = dict(manifest.vocabulary)
+        self._table = table
+        self._trusted = trusted
+        self._searcher: Searcher | None = None
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self.embeddings)
+
+    def __repr__(self) -> str:
+        m = self.manifest
+        return (
+            f"IndexStore({m.name}: {m.counts.slices} slices of {m.counts.volumes} volumes, "
+            f"{m.embedder.name}, {m.index_kind})"
+        )
+
+    def __enter__(self) -> IndexStore:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the files; pictures cannot be read afterwards."""
+        self._table.close()
+
+    def pseudonym(self, patient_id: str) -> str:
+        """Return the name that a patient of the source has in `self.patient_id`."""
+        return pseudonym(patient_id, self.manifest.name)
+
+    def image(self, row: int) -> NDArray[np.uint8]:
+        """Return the picture of a row: (H, W) or (H, W, 3) uint8.
+
+        Raises:
+            UsageError: no such row.
+            IndexFormatError: the stored picture is damaged.
+        """
+        picture = self._picture(row, "image")
+        if picture is None or picture.dtype != np.uint8:
+            raise IndexFormatError(f"{self._table.where(row)}: the image is not 8 bits deep")
+        return picture
+
+    def has_mask(self, row: int) -> bool:
+        """Whether the slice was annotated, be it that nothing is on it."""
+        return bool(self.annotated[self._check(row)])
+
+    def mask(self, row: int) -> NDArray[Any] | None:
+        """Return the label map of a row: (H, W) uint8 or uint16 of the image's size, or None.
+
+        Raises:
+            UsageError: no such row.
+            IndexFormatError: damaged, or a value that the vocabulary does not name.
+        """
+        mask = self._picture(row, "mask")
+        if mask is None:
+            return None
+        values = np.flatnonzero(np.bincount(mask.ravel())).tolist()
+        unnamed = [value for value in values if value and value not in self.vocabulary]
+        if mask.ndim != 2 or unnamed:
+            raise IndexFormatError(
+                f"{self._table.where(row)}: the mask is not a label map of this vocabulary "
+                f"(values without a name: {unnamed[:5]})"
+            )
+        return mask
+
+    def support(self, row: int, score: float | None = None) -> Support:
+        """Return an annotated slice to segment by.
+
+        Args:
+            score: similarity to the query, if it was retrieved.
+
+        Raises:
+            UsageError: no such row, or it was never annotated.
+        """
+        key = f"{self.volume_ids[self.volume[self._check(row)]]}:{self.slice_index[row]}"
+        mask = self.mask(row)
+        if mask is None:
+            raise UsageError(
+                f"slice {key} has no annotation and cannot be a support; choose a row of which "
+                "has_mask is true"
+            )
+        image = self.image(row)
+        if image.shape[:2] != mask.shape:
+            raise IndexFormatError(f"{self._table.where(row)}: image and mask differ in size")
+        values = np.flatnonzero(np.bincount(mask.ravel())).tolist()
+        names = {value: self.vocabulary[value] for value in values if value}
+        return Support(image=image, mask=mask, names=names, key=key, score=score)
+
+    def neighbours(
+        self, queries: NDArray[Any], k: int, rows: NDArray[Any] | None = None
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Find the k most similar rows of each query; see `Searcher.neighbours`."""
+        return self.searcher().neighbours(queries, k, rows)
+
+    def searcher(self) -> Searcher:
+        """Return the search structure, read or built on first use."""
+        with self._lock:
+            if self._searcher is None:
+                self._searcher = self._make_searcher()
+            return self._searcher
+
+    def info(self) -> dict[str, Any]:
+        """Return what `medretrieval info` prints: JSON-able."""
+        m = self.manifest.to_json()
+        files = m.pop("files")
+        return {
+            "path": str(self.path),
+            **m,
+            "files": len(files) + 1,
+            "bytes": sum(entry["bytes"] for entry in files.values()),
+            "stored_faiss_index": FAISS_FILE in files and (self.path / FAISS_FILE).exists(),
+        }
+
+    def _make_searcher(self) -> Searcher:
+        from medretrieval.index import faiss_backend
+
+        m = self.manifest
+        path = self.path / FAISS_FILE
+        entry = m.files.get(FAISS_FILE)
+        index = None
+        if faiss_backend.KINDS[m.index_kind].build is not None:
+            if self._trusted and entry is not None and path.exists():
+                # Hashed here too: opening may have compared sizes only, or long ago.
+                _check_hash(path, entry)
+                index = faiss_backend.read_faiss(path, rows=len(self), dim=m.dim, kind=m.index_kind)
+            else:
+                logger.info("building the %s index of %s in memory", m.index_kind, self.path)
+                index = faiss_backend.build_faiss(self.embeddings, m.index_kind, m.index_parameters)
+        return faiss_backend.Searcher(
+            embeddings=self.embeddings,
+            kind=m.index_kind,
+            parameters=m.index_parameters,
+            index=index,
+        )
+
+    def _check(self, row: int) -> int:
+        if not 0 <= row < len(self):
+            raise UsageError(f"row {row} does not exist; the index has rows 0..{len(self) - 1}")
+        return int(row)
+
+    def _picture(self, row: int, column: str) -> NDArray[Any] | None:
+        data = self._table.picture(self._check(row), column)
+        if data is None:
+            return None
+        where = f"{column} of {self._table.where(row)}"
+        return decode_png(data, where, max_side=self.manifest.slices.max_side)
+
+
+def _check_kind(manifest: Manifest, folder: Path) -> None:
+    from medretrieval.index.faiss_backend import resolve_parameters
+
+    try:
+        parameters = resolve_parameters(manifest.index_kind, manifest.index_parameters)
+    except UsageError as error:
+        raise IndexFormatError(f"{folder / MANIFEST}: {error}") from None
+    if parameters != dict(manifest.index_parameters):
+        raise IndexFormatError(f"{folder / MANIFEST}: index parameters are missing")
+
+
+def _check_files(folder: Path, files: Mapping[str, FileEntry], verify: Verify) -> None:
+    for name, entry in files.items():
+        path = folder / name
+        if path.is_symlink() or (path.parent != folder and path.parent.is_symlink()):
+            raise IndexFormatError(
+                f"{path} is a link; the files of an index must lie in its folder themselves"
+            )
+        if not path.is_file():
+            if name == FAISS_FILE and not path.exists():
+                continue  # derived: it is made again
+            raise IndexFormatError(f"{path} is missing; fetch or build the index again")
+        size = path.stat().st_size
+        if size != entry.bytes:
+            raise IndexFormatError(
+                f"{path} has {size} bytes, {MANIFEST} says {entry.bytes}; it is cut off or "
+                "changed, fetch or build the index again"
+            )
+        if verify == "full":
+            _check_hash(path, entry)
+    for found in sorted(folder.rglob("*")):
+        name = found.relative_to(folder).as_posix()
+        # Hidden files (.gitattributes, download caches) are never read; nor is a stray index.faiss.
+        if name.startswith(".") or "/." in name or name in (MANIFEST, FAISS_FILE):
+            continue
+        if found.is_symlink() or (not found.is_dir() and name not in files):
+            raise IndexFormatError(
+                f"{found} is not listed in {MANIFEST}; remove it, or fetch the index again"
+            )
+
+
+def _check_hash(path: Path, entry: FileEntry) -> None:
+    if sha256_file(path) != entry.sha256:
+        raise IndexFormatError(
+            f"{path} was changed: its sha256 is not the one in {MANIFEST}; fetch or build the "
+            "index again"
+        )
+
+
+def _check_counts(columns: Columns, manifest: Manifest, folder: Path) -> None:
+    counts = manifest.counts
+    for what, found, expected in (
+        ("volumes", len(columns.volume_ids), counts.volumes),
+        ("patients", len(np.unique(columns.patient_id)), counts.patients),
+        ("annotated slices", int(columns.annotated.sum()), counts.annotated_slices),
+    ):
+        if found != expected:
+            raise IndexFormatError(
+                f"{folder / 'slices'} holds {found} {what}, {MANIFEST} says {expected}; fetch or "
+                "build the index again"
+            )

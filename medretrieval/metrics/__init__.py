@@ -1,0 +1,1 @@
+"""How good a retrieval or a segmentation is: pure functions of arrays."""

@@ -1,0 +1,394 @@
+"""The whole way through the product: build an index, open the demo, segment a query.
+
+The packages below know one subject each; this module connects them. The command line and the page
+call it and add nothing of their own.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from medretrieval import __version__
+from medretrieval.errors import IndexFormatError, UsageError
+from medretrieval.types import (
+    UNKNOWN,
+    Embedder,
+    LabelVolume,
+    Progress,
+    Slice,
+    SlicePolicy,
+    Support,
+    Volume,
+    no_progress,
+)
+
+if TYPE_CHECKING:
+    from medretrieval.index import Case
+    from medretrieval.retrieval.engine import Index
+    from medretrieval.segmentation.volume import BatchSegmenter
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_EMBEDDER = "efficientnet-lite0"
+DEFAULT_SEGMENTER = "sam2-micro"
+DEFAULT_SUPPORT_K = 8
+
+DEMO_SEEDS = range(7)  # cases of the index, per kind
+DEMO_QUERY_SEED = 1000  # a case that is not in the index
+
+
+def cache_dir() -> Path:
+    """Folder for what can be made again: the demo index and stored memories.
+
+    `MEDRETRIEVAL_CACHE` moves it; otherwise it is `medretrieval` in the user's cache folder.
+    """
+    named = os.environ.get("MEDRETRIEVAL_CACHE")
+    if named:
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "medretrieval"
+
+
+def build_index(
+    source: str | Path,
+    out: str | Path,
+    *,
+    embedder: str | Embedder = DEFAULT_EMBEDDER,
+    masks: str | Path | None = None,
+    table: str | Path | None = None,
+    where: Mapping[str, str] | None = None,
+    modality: str | None = None,
+    region: str | None = None,
+    labels_from_folders: bool = False,
+    channel: int = 0,
+    label_names: Mapping[int, str] | None = None,
+    slices: SlicePolicy | None = None,
+    index_kind: str = "flat",
+    name: str | None = None,
+    license: str = UNKNOWN,
+    force: bool = False,
+    skip_bad: bool = False,
+    allow_one_slice: bool = False,
+    progress: Progress = no_progress,
+) -> Path:
+    """Build an index folder from a folder of images or a CSV table.
+
+    Args:
+        source: a folder of images or volumes, or a `.csv` table.
+        masks: folder with label maps of the same file names.
+        table: CSV with columns path, mask, volume_id, patient_id, modality, region, labels; its
+            paths are relative to `source`.
+        where: keep only the rows of the table whose columns have these values.
+        modality, region: of every case of a folder.
+        labels_from_folders: the sub-folder of a case is a label of it.
+        channel: which channel of 4-D volumes.
+        label_names: mask value -> name, for cases that do not name their labels themselves.
+        slices: how slices are made; stored in the index, a query gets the same.
+        skip_bad: leave out cases that cannot be read (they are logged) instead of failing.
+
+    Returns:
+        The path of the finished index folder.
+
+    Raises:
+        UsageError: `out` exists and not `force`, or options do not go together.
+        InputError: a case cannot be read, or the source holds none.
+        UnavailableError: the embedder's weights are not on this machine and cannot be fetched.
+    """
+    from medretrieval.index import build, cases_from_folder, cases_from_table
+
+    source = Path(source)
+    if table is None and source.suffix.lower() == ".csv":
+        source, table = source.parent, source
+    if table is not None:
+        if masks or modality or region or labels_from_folders:
+            raise UsageError(
+                "masks, modality, region and labels-from-folders go with a folder without a table; "
+                "a table has columns for them"
+            )
+        cases = cases_from_table(
+            table,
+            root=source,
+            where=where,
+            label_names=label_names,
+            channel=channel,
+            allow_one_slice=allow_one_slice,
+        )
+    else:
+        if where:
+            raise UsageError("where selects rows of a table, but no table is given")
+        cases = cases_from_folder(
+            source,
+            masks=masks,
+            modality=modality,
+            region=region,
+            labels_from_folders=labels_from_folders,
+            label_names=label_names,
+            channel=channel,
+            allow_one_slice=allow_one_slice,
+        )
+    return build(
+        cases,
+        Path(out),
+        embedder=_embedder(embedder),
+        slices=slices or SlicePolicy(),
+        index_kind=index_kind,
+        name=name or Path(out).resolve().name,
+        license=license,
+        source=source.resolve().name,
+        force=force,
+        skip_bad=skip_bad,
+        progress=progress,
+    )
+
+
+def _embedder(embedder: str | Embedder) -> Embedder:
+    if not isinstance(embedder, str):
+        return embedder
+    from medretrieval.embedders import load_embedder
+
+    return load_embedder(embedder)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoQuery:
+    """A query that the demo offers.
+
+    Attributes:
+        truth: label map of the query, None where there is none.
+        synthetic: True for phantoms, False for the sample files that pydicom carries.
+    """
+
+    title: str
+    path: Path
+    truth: Path | None
+    synthetic: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demo:
+    """The built-in demo: an index of synthetic phantoms, and queries that are not in it."""
+
+    index: Path
+    queries: tuple[DemoQuery, ...]
+
+
+def demo_cases(kinds: Iterable[str], seeds: Iterable[int]) -> list[Case]:
+    """Phantom cases of every kind and seed, made when they are loaded."""
+    from medretrieval.index import Case
+    from medretrieval.phantoms import KINDS, make_case
+
+    def case(kind: str, seed: int) -> Case:
+        def load() -> tuple[Volume, LabelVolume | None]:
+            made = make_case(kind, seed)
+            return made.volume, made.labels
+
+        spec = KINDS[kind]
+        return Case(
+            volume_id=f"synthetic-{kind}-{seed:03d}",
+            patient_id=f"synthetic-{kind}-{seed:03d}",
+            modality=spec.modality,
+            region=spec.region,
+            labels=(),
+            label_names=dict(spec.labels),
+            load=load,
+        )
+
+    seeds = list(seeds)
+    return [case(kind, seed) for kind in kinds for seed in seeds]
+
+
+def open_demo(*, rebuild: bool = False, progress: Progress = no_progress) -> Demo:
+    """Build the demo on first use, afterwards only check it; return its paths.
+
+    The folder's name carries the version of the package: a new version makes its own demo.
+    """
+    from medretrieval.index import build, open_store
+    from medretrieval.phantoms import KINDS
+
+    folder = cache_dir() / f"demo-{__version__}"
+    index = folder / "index"
+    usable = False
+    if index.exists() and not rebuild:
+        try:
+            open_store(index)
+            usable = True
+        except IndexFormatError as error:
+            logger.warning("the demo index is damaged and is built again: %s", error)
+    if not usable:
+        folder.mkdir(parents=True, exist_ok=True)
+        build(
+            demo_cases(KINDS, DEMO_SEEDS),
+            index,
+            embedder=_embedder(DEFAULT_EMBEDDER),
+            slices=SlicePolicy(),
+            index_kind="flat",
+            name="medretrieval-demo",
+            license="apache-2.0",
+            source="synthetic phantoms, computed from formulas; no patient data",
+            force=True,
+            progress=progress,
+        )
+    return Demo(index=index, queries=_demo_queries(folder / "queries"))
+
+
+def _demo_queries(folder: Path) -> tuple[DemoQuery, ...]:
+    from pydicom.data import get_testdata_file
+
+    from medretrieval.imaging import write_labels, write_volume
+    from medretrieval.phantoms import KINDS, make_case
+
+    folder.mkdir(parents=True, exist_ok=True)
+    queries = []
+    for kind, spec in KINDS.items():
+        suffix = ".png" if spec.two_dimensional else ".nii.gz"
+        path, truth = folder / f"{kind}{suffix}", folder / f"{kind}-truth{suffix}"
+        if not (path.exists() and truth.exists()):
+            case = make_case(kind, DEMO_QUERY_SEED)
+            write_labels(case.labels, truth, overwrite=True)
+            write_volume(case.volume, path, overwrite=True)
+        queries.append(
+            DemoQuery(title=f"{spec.title} (synthetic)", path=path, truth=truth, synthetic=True)
+        )
+    for title, file in (
+        ("CT slice (real, pydicom's sample)", "CT_small.dcm"),
+        ("MR slice (real, pydicom's sample)", "MR_small.dcm"),
+    ):
+        found = get_testdata_file(file, download=False)
+        if found is not None:
+            queries.append(
+                DemoQuery(title=title, path=Path(str(found)), truth=None, synthetic=False)
+            )
+    return tuple(queries)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SupportUse:
+    """Which support served which query slice, and how similar it was (None: chosen by hand)."""
+
+    query_slice: int
+    key: str
+    score: float | None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Segmentation:
+    """A label map on the query's grid, and how it came about."""
+
+    labels: LabelVolume
+    segmenter: str
+    supports: tuple[SupportUse, ...]
+    seconds: float
+    slices: int
+
+    def structures(self) -> list[dict[str, Any]]:
+        """Per label: value, name, voxels, and millilitres (None where the spacing is unknown)."""
+        grid = self.labels.grid
+        ml = float(np.prod(grid.spacing)) / 1000 if grid.spacing_known else None
+        counts = np.bincount(self.labels.voxels.ravel(), minlength=1)
+        rows = []
+        for value, name in sorted(self.labels.names.items()):
+            voxels = int(counts[value]) if value < len(counts) else 0
+            rows.append(
+                {
+                    "value": value,
+                    "name": name,
+                    "voxels": voxels,
+                    "ml": None if ml is None else round(voxels * ml, 3),
+                }
+            )
+        return rows
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "segmenter": self.segmenter,
+            "labels": self.structures(),
+            "slices": self.slices,
+            "seconds": round(self.seconds, 3),
+            "supports": [
+                {"query_slice": s.query_slice, "key": s.key, "score": s.score}
+                for s in self.supports
+            ],
+        }
+
+
+def segment(
+    index: Index,
+    query: Volume,
+    *,
+    segmenter: str | BatchSegmenter = DEFAULT_SEGMENTER,
+    support_k: int = DEFAULT_SUPPORT_K,
+    supports: Sequence[Support] | None = None,
+    labels: Sequence[str] | None = None,
+    indices: Sequence[int] | None = None,
+    exclude_patient: str | None = None,
+    progress: Progress = no_progress,
+) -> Segmentation:
+    """Segment `query` from annotated slices, without training (RAFS, section III).
+
+    Args:
+        index: where supports are retrieved; the slices of the query are made with its policy.
+        query: image or volume.
+        support_k: how many annotated slices are retrieved for each query slice.
+        supports: use these for every slice instead of retrieving.
+        labels: names of the structures wanted; default is all that the supports show.
+        indices: slices to segment, default all; the others stay background.
+        exclude_patient: leave this patient's slices out of the retrieval.
+
+    Returns:
+        A label map with exactly the grid of `query`.
+
+    Raises:
+        UsageError: no supports, a label that no support has, a slice that does not exist.
+    """
+    from medretrieval.segmentation import load_segmenter, segment_volume
+
+    start = time.perf_counter()
+    model = load_segmenter(segmenter) if isinstance(segmenter, str) else segmenter
+    policy = index.manifest.slices
+    chosen: dict[int, Sequence[Support]] = {}
+    # Neighbouring slices share most of their supports: each is read once.
+    stored = cache(index.store.support)
+    if supports is None:
+        if support_k < 1:
+            raise UsageError(f"support_k is {support_k}; at least 1 support is needed")
+        embedded = index.query_embeddings(query, indices=indices, progress=progress)
+        retrieved = index.supports_each(
+            embedded.embeddings, support_k, labels=labels, exclude_patient=exclude_patient
+        )
+        for number, (rows, scores) in zip(embedded.slice_index.tolist(), retrieved, strict=True):
+            chosen[number] = [
+                replace(stored(row), score=score)
+                for row, score in zip(rows.tolist(), scores.tolist(), strict=True)
+            ]
+        if not any(chosen.values()):
+            raise UsageError(
+                "the index has no annotated slices to segment from; choose another index, or "
+                "give supports"
+            )
+    elif not supports:
+        raise UsageError("the support set is empty; add at least one annotated slice")
+    used: list[SupportUse] = []
+
+    def choose(piece: Slice) -> Sequence[Support]:
+        picked = chosen[piece.index] if supports is None else supports
+        used.extend(SupportUse(query_slice=piece.index, key=s.key, score=s.score) for s in picked)
+        return picked
+
+    result = segment_volume(
+        query, policy, choose, model, labels=labels, indices=indices, progress=progress
+    )
+    return Segmentation(
+        labels=result,
+        segmenter=model.name,
+        supports=tuple(used),
+        seconds=time.perf_counter() - start,
+        slices=len({u.query_slice for u in used}),
+    )

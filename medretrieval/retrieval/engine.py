@@ -1,0 +1,395 @@
+"""An open index that can be searched: the one place where retrieval meets the stored index."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from medretrieval.errors import UsageError, unknown_name
+from medretrieval.retrieval.aggregation import DEFAULT_SIGMA
+from medretrieval.retrieval.filters import Columns
+from medretrieval.retrieval.modes import (
+    DEFAULT_MODE,
+    MODES,
+    Database,
+    Pair,
+    QuerySlices,
+    Ranked,
+    Rows,
+)
+from medretrieval.retrieval.nearest import rounded_cosine
+from medretrieval.retrieval.query import (
+    Query,
+    QueryEmbeddings,
+    check_comparable,
+    check_identity,
+    embed_query,
+    from_arrays,
+    read_query,
+)
+from medretrieval.retrieval.rerank import LOCALIZED_SLICES, localize
+from medretrieval.retrieval.stores import Store
+from medretrieval.types import (
+    Embedder,
+    Hit,
+    Match,
+    Progress,
+    SearchResult,
+    Volume,
+    no_progress,
+)
+
+
+def open_index(
+    path: str | Path,
+    *,
+    embedder: Embedder | None = None,
+    device: str = "cpu",
+    weights: Path | None = None,
+    verify: Literal["full", "sizes"] = "full",
+) -> Index:
+    """Open an index folder, with all its checks, ready to be searched.
+
+    Args:
+        path: a folder that `medretrieval build` wrote.
+        embedder: embeds the queries; by default the one of the index is loaded when first needed.
+        device: where that one runs.
+        weights: local weights for it, if they are neither bundled nor cached.
+        verify: "full" hashes every file of the index; "sizes" is faster for large ones that were
+            checked before.
+
+    Raises:
+        IndexFormatError: not an index, incomplete, tampered with, or of a newer version.
+        EmbedderMismatchError: `embedder` is not the one that made the index.
+    """
+    # Imported when used: opening a stored index loads packages that this module does not need.
+    from medretrieval.index import open_store
+
+    return Index(open_store(path, verify=verify), embedder=embedder, device=device, weights=weights)
+
+
+class Index:
+    """An index and the embedder that goes with it. Safe to search from several threads.
+
+    Args:
+        store: an open index.
+        embedder, device, weights: as for `open_index`.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        embedder: Embedder | None = None,
+        device: str = "cpu",
+        weights: Path | None = None,
+    ) -> None:
+        if embedder is not None:
+            check_identity(store.manifest.embedder, embedder.identity)
+        self.store = store
+        self._embedder = embedder
+        self._device = device
+        self._weights = weights
+        self._loading = threading.Lock()
+
+    @property
+    def manifest(self) -> Any:
+        """What the index says about itself."""
+        return self.store.manifest
+
+    @property
+    def embedder(self) -> Embedder:
+        """The embedder of the index, loaded on first use.
+
+        Raises:
+            UnavailableError: its weights are not on this machine and cannot be fetched.
+            EmbedderMismatchError: what was loaded under its name is not what made the index.
+        """
+        with self._loading:
+            if self._embedder is None:
+                from medretrieval.embedders import load_embedder
+
+                wanted = self.store.manifest.embedder
+                loaded = load_embedder(wanted.name, device=self._device, weights=self._weights)
+                check_identity(wanted, loaded.identity)
+                self._embedder = loaded
+            return self._embedder
+
+    def query_embeddings(
+        self,
+        volume: Volume,
+        *,
+        indices: Iterable[int] | None = None,
+        keep_images: bool = False,
+        progress: Progress = no_progress,
+    ) -> QueryEmbeddings:
+        """Embed the slices of a volume once, to search and to choose supports many times.
+
+        Args:
+            volume: the query; its slices are made with the policy of the index.
+            indices: which slices, default all.
+            keep_images: keep the slices as embedded.
+
+        Raises:
+            UsageError: a slice that does not exist.
+        """
+        return embed_query(
+            volume,
+            self.store.manifest.slices,
+            self.embedder,
+            indices=indices,
+            keep_images=keep_images,
+            progress=progress,
+        )
+
+    def search(
+        self,
+        query: Query,
+        *,
+        mode: str = DEFAULT_MODE,
+        k: int = 5,
+        slice_index: int | None = None,
+        exclude_patient: str | None = None,
+        modality: str | None = None,
+        region: str | None = None,
+        labels: Sequence[str] | None = None,
+        sigma: float = DEFAULT_SIGMA,
+        query_name: str | None = None,
+        channel: int = 0,
+        allow_one_slice: bool = False,
+        progress: Progress = no_progress,
+    ) -> SearchResult:
+        """Find the most similar slices or volumes.
+
+        Args:
+            query: a volume, the path of one, embedded slices (`query_embeddings`), or embeddings
+                made elsewhere: an array (n, dim), or a tuple with n slice indices and n positions.
+            mode: a name of `modes.MODES`: "slice" gives up to k slices for every query slice, the
+                others up to k volumes. A volume that no query slice hits is not a result, so that
+                there can be fewer than k; where the filters leave nothing there are none.
+            slice_index: search with this slice of the query alone.
+            exclude_patient: leave out this patient, by the id given when the index was built or as
+                stored. A patient who is not in the index excludes nothing.
+            modality, region: only slices of this modality or body region, in upper or lower case.
+            labels: only slices that show at least one of these labels.
+            sigma: of mode "weighted": width of the weights as a fraction of the query's slices.
+            query_name: how the result calls the query, default its own name.
+            channel, allow_one_slice: for reading a path, as in `imaging.read_volume`.
+
+        Returns:
+            Hits, best first ("slice": by query slice, then by rank); equal scores are in the order
+            of the volume ids, then of the slices. Similarities are rounded to 6 decimals.
+
+        Raises:
+            UsageError: unknown mode or filter value, k below 1, a slice that does not exist.
+            InputError: the query cannot be read, or its embeddings cannot be used.
+            EmbedderMismatchError: the embeddings are of another embedder.
+        """
+        if mode not in MODES:
+            raise unknown_name("mode", mode, MODES, "medretrieval search --help")
+        _check_k(k)
+        allowed = self._columns.allowed(
+            modality=modality,
+            region=region,
+            labels=labels,
+            without_patients=self._stored_ids(exclude_patient),
+        )
+        query = read_query(query, channel=channel, allow_one_slice=allow_one_slice)
+        slices = self._embedded(query, slice_index, progress)
+        ranked = []
+        if allowed.any():
+            searched = QuerySlices(
+                embeddings=slices.embeddings,
+                slice_index=slices.slice_index,
+                slice_count=slices.slice_count,
+            )
+            ranked = MODES[mode].rank(searched, self._database(allowed), k, sigma)
+        return SearchResult(
+            query=slices.name if query_name is None else query_name,
+            mode=mode,
+            hits=tuple(map(self._hit, ranked)),
+        )
+
+    def supports(
+        self,
+        query: ArrayLike,
+        k: int,
+        *,
+        labels: Sequence[str] | None = None,
+        exclude_patient: str | None = None,
+        modality: str | None = None,
+        region: str | None = None,
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """The annotated slices most similar to one query slice, to segment it by (RAFS, II-B).
+
+        Args:
+            query: (dim,) embedding of the query slice, of any norm but zero.
+            k, labels, exclude_patient, modality, region: as for `supports_each`.
+
+        Returns:
+            Rows and their cosine similarities, both (<= k,); see `supports_each`.
+        """
+        (found,) = self.supports_each(
+            np.asarray(query)[None],
+            k,
+            labels=labels,
+            exclude_patient=exclude_patient,
+            modality=modality,
+            region=region,
+        )
+        return found
+
+    def supports_each(
+        self,
+        queries: ArrayLike,
+        k: int,
+        *,
+        labels: Sequence[str] | None = None,
+        exclude_patient: str | None = None,
+        modality: str | None = None,
+        region: str | None = None,
+    ) -> list[tuple[NDArray[np.int64], NDArray[np.float64]]]:
+        """`supports` of many query slices in one search, which is much faster than one by one.
+
+        Args:
+            queries: (n, dim) embeddings, of any norm but zero.
+            k: how many for each, at least 1.
+            labels: only from volumes in which one of these labels occurs. Slices of them that do
+                not show it stay: they are evidence of what its absence looks like, and in a volume
+                where it never occurs nobody may have drawn it.
+            exclude_patient, modality, region: as for `search`.
+
+        Returns:
+            For each query rows and their cosine similarities, both (<= k,), best first, ties as in
+            `search`; empty where no annotated slice is left. `store.support(row)` gives picture
+            and mask.
+
+        Raises:
+            UsageError: k below 1, or an unknown label, modality or region.
+            InputError: no queries, or an embedding that is zero or not finite.
+            EmbedderMismatchError: they are of another length than those of the index.
+        """
+        _check_k(k)
+        embedded = from_arrays(queries)
+        check_comparable(self.store.manifest.embedder, embedded)
+        unit = embedded.embeddings
+        allowed = self.store.annotated & self._columns.allowed(
+            modality=modality, region=region, without_patients=self._stored_ids(exclude_patient)
+        )
+        if labels is not None:
+            allowed &= self._columns.in_volumes_showing(labels)
+        if not allowed.any():
+            return [(np.empty(0, dtype=np.int64), np.empty(0)) for _ in unit]
+        scores, rows = self._database(allowed).nearest(unit, k)
+        return [(r[r >= 0], s[r >= 0]) for r, s in zip(rows, scores, strict=True)]
+
+    def localize(
+        self, query: Query, volume_id: str, *, top: int = LOCALIZED_SLICES
+    ) -> tuple[Match, ...]:
+        """Where in a volume of the index the query is found (TS-CBIR, eq. 6).
+
+        Args:
+            query: as for `search`; typically the slices around one structure.
+            volume_id: a volume of the index.
+            top: how many of its slices, all of a shorter volume.
+
+        Returns:
+            For each of these slices the query slice most similar to it; most similar first.
+
+        Raises:
+            UsageError: unknown volume, or `top` below 1.
+        """
+        if volume_id not in self.store.volume_ids:
+            raise unknown_name("volume", volume_id, self.store.volume_ids, "medretrieval info")
+        if top < 1:
+            raise UsageError(f"top is {top}; expected at least 1 slice")
+        slices = self._embedded(read_query(query), None, no_progress)
+        own = self._rows.by_volume
+        own = own[self.store.volume[own] == list(self.store.volume_ids).index(volume_id)]
+        similar = rounded_cosine(slices.embeddings, self.store.embeddings[own])
+        best = similar.argmax(axis=0)
+        return tuple(
+            Match(
+                query_slice=int(slices.slice_index[best[column]]),
+                slice_index=int(self.store.slice_index[own[column]]),
+                score=float(similar[best[column], column]),
+            )
+            for column in localize(similar, top=top).tolist()
+        )
+
+    @cached_property
+    def _rows(self) -> Rows:
+        ids = np.asarray(self.store.volume_ids, dtype=np.str_)
+        number = np.empty(len(ids), dtype=np.int64)
+        number[np.argsort(ids, kind="stable")] = np.arange(len(ids))
+        return Rows(
+            embeddings=self.store.embeddings,
+            volume=number[self.store.volume],
+            slice_index=np.asarray(self.store.slice_index, dtype=np.int64),
+        )
+
+    @cached_property
+    def _columns(self) -> Columns:
+        store = self.store
+        return Columns(
+            volume=self._rows.volume,
+            patient_id=store.patient_id,
+            modality=store.modality,
+            region=store.region,
+            labels=store.labels,
+        )
+
+    def _stored_ids(self, patient: str | None) -> tuple[str, ...]:
+        return () if patient is None else (patient, self.store.pseudonym(patient))
+
+    def _embedded(
+        self, query: Volume | QueryEmbeddings, slice_index: int | None, progress: Progress
+    ) -> QueryEmbeddings:
+        """The query as embeddings that can be compared with those of the index."""
+        if isinstance(query, Volume):
+            indices = None if slice_index is None else [slice_index]
+            return self.query_embeddings(query, indices=indices, progress=progress)
+        check_comparable(self.store.manifest.embedder, query)
+        return query if slice_index is None else query.only(slice_index)
+
+    def _database(self, allowed: NDArray[np.bool_]) -> Database:
+        rows = None if allowed.all() else allowed
+        return Database(
+            rows=self._rows,
+            allowed=allowed,
+            neighbours=lambda queries, k: self.store.neighbours(queries, k, rows=rows),
+        )
+
+    def _hit(self, ranked: Ranked) -> Hit:
+        store, row = self.store, ranked.pairs[0].row
+        position = float(store.position_mm[row])
+        return Hit(
+            rank=ranked.rank,
+            volume_id=store.volume_ids[int(store.volume[row])],
+            score=float(ranked.score),
+            row_id=row,
+            slice_index=int(store.slice_index[row]),
+            position_mm=None if np.isnan(position) else position,
+            labels=tuple(store.labels[row]),
+            modality=str(store.modality[row]),
+            region=str(store.region[row]),
+            matches=tuple(map(self._match, ranked.pairs)),
+        )
+
+    def _match(self, pair: Pair) -> Match:
+        return Match(
+            query_slice=pair.query_slice,
+            slice_index=int(self.store.slice_index[pair.row]),
+            score=pair.score,
+        )
+
+
+def _check_k(k: int) -> None:
+    if k < 1:
+        raise UsageError(f"k is {k}; expected at least 1")

@@ -1,0 +1,94 @@
+"""The most similar slices, with ties that do not depend on how an index is stored.
+
+An index answers in float32 and in its own order. Identical slices (empty ones, copies) then come in
+the order of their rows, and which of them is best, so which volume gets the vote, would change when
+an index is rebuilt in another order. Here the found slices are scored again in float64, rounded,
+and ordered by a rank that belongs to the slice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+# (m, dim) float32 queries and k -> (m, k) float32 scores, best first, and (m, k) int64 rows;
+# -inf and -1 where there are fewer than k.
+Neighbours = Callable[[NDArray[np.float32], int], tuple[NDArray[np.float32], NDArray[np.int64]]]
+
+SCORE_DECIMALS = 6  # the resolution of float32 embeddings; closer similarities are ties
+MARGIN = 1e-5  # float32 errors of a long inner product, and half a unit of the rounding
+SPARE = 8  # how many more than k are fetched, to see whether a tie goes on
+DEPTH = 1024  # a tie of more slices than this is resolved among those that the index names first
+
+
+def rounded_cosine(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.float64]:
+    """Cosine similarity of rows of norm 1, (n, dim) and (m, dim), as it is compared and shown.
+
+    Returns:
+        (n, m) float64 in -1..1, rounded to `SCORE_DECIMALS`.
+    """
+    return _rounded(np.asarray(a, dtype=np.float64) @ np.asarray(b, dtype=np.float64).T)
+
+
+def nearest(
+    query: NDArray[np.float32],
+    k: int,
+    *,
+    neighbours: Neighbours,
+    embeddings: NDArray[Any],
+    tie_rank: NDArray[np.int64],
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """The `k` most similar database slices of each query slice (TS-CBIR, eq. 1).
+
+    Args:
+        query: (n, dim) float32, rows of norm 1.
+        k: how many, at least 1.
+        neighbours: the index's own search.
+        embeddings: (rows, dim), rows of norm 1; may be memory-mapped.
+        tie_rank: (rows,) int64, all different: of equally similar slices the lower comes first.
+
+    Returns:
+        (n, k) float64 cosines rounded to `SCORE_DECIMALS`, best first, and (n, k) int64 rows; -inf
+        and -1 where there are fewer than k.
+    """
+    k = min(k, len(embeddings))
+    scores = np.full((len(query), k), -np.inf)
+    rows = np.full((len(query), k), -1, dtype=np.int64)
+    limit = min(max(DEPTH, k + SPARE), len(embeddings))
+    depth = min(k + SPARE, limit)
+    pending = np.arange(len(query))
+    while len(pending) and k:
+        raw, found = neighbours(query[pending], depth)
+        exact = _score_again(query[pending], found, embeddings)
+        ranks = np.where(found < 0, np.iinfo(np.int64).max, tie_rank[found])
+        order = np.lexsort((ranks, -exact), axis=-1)[:, :k]
+        scores[pending] = np.take_along_axis(exact, order, axis=1)
+        rows[pending] = np.take_along_axis(found, order, axis=1)
+        # Done where whatever was not fetched is clearly less similar than the k-th slice.
+        done = (found[:, -1] < 0) | (raw[:, -1] < scores[pending, -1] - MARGIN)
+        pending = pending[~done] if depth < limit else pending[:0]
+        depth = min(4 * depth, limit)
+    return scores, rows
+
+
+def _score_again(
+    query: NDArray[np.float32], found: NDArray[np.int64], embeddings: NDArray[Any]
+) -> NDArray[np.float64]:
+    """(m, k) rounded cosines of each query with its own rows, -inf where the row is -1."""
+    scores = np.full(found.shape, -np.inf)
+    at_once = max(1, (1 << 22) // (found.shape[1] * query.shape[1]))  # 32 MB of float64
+    for begin in range(0, len(query), at_once):
+        part = slice(begin, begin + at_once)
+        gathered = np.asarray(embeddings[found[part]], dtype=np.float64)  # (m, k, dim)
+        products = (gathered @ query[part].astype(np.float64)[:, :, None])[:, :, 0]
+        scores[part] = np.where(found[part] < 0, -np.inf, _rounded(products))
+    return scores
+
+
+def _rounded(products: NDArray[np.float64]) -> NDArray[np.float64]:
+    # Adding 0 turns the -0.0 that rounding makes into 0.0.
+    rounded = np.clip(products, -1.0, 1.0).round(SCORE_DECIMALS)
+    return np.add(rounded, 0.0, dtype=np.float64)

@@ -1,0 +1,266 @@
+"""The query: slices of a volume as embeddings, made once and searched many times."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from medretrieval.errors import EmbedderMismatchError, InputError, UsageError
+from medretrieval.similarity import normalise
+from medretrieval.types import (
+    Embedder,
+    EmbedderIdentity,
+    Progress,
+    SlicePolicy,
+    Volume,
+    no_progress,
+)
+
+BATCH = 32  # for embedders that do not say which batch size suits them
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class QueryEmbeddings:
+    """Embedded slices of one image or volume.
+
+    Attributes:
+        embeddings: (n, dim) float32, rows of norm 1.
+        slice_index: (n,) int64, index of each slice in its volume.
+        position_mm: n world coordinates along the sliced direction, None where unknown.
+        slice_count: number of slices of the volume, embedded or not.
+        name: of the volume, for messages and results.
+        identity: the embedder that made them, None if unknown: then only `dim` is checked.
+        images: the n slices as embedded, (H, W) or (H, W, 3) uint8, or None if not kept.
+    """
+
+    embeddings: NDArray[np.float32]
+    slice_index: NDArray[np.int64]
+    position_mm: tuple[float | None, ...]
+    slice_count: int
+    name: str = "query"
+    identity: EmbedderIdentity | None = None
+    images: tuple[NDArray[np.uint8], ...] | None = None
+
+    def __len__(self) -> int:
+        return len(self.embeddings)
+
+    def only(self, slice_index: int) -> QueryEmbeddings:
+        """The same query, reduced to one of its slices.
+
+        Raises:
+            UsageError: that slice is not among the embedded ones.
+        """
+        places = np.flatnonzero(self.slice_index == slice_index)
+        if not places.size:
+            raise UsageError(
+                f"slice {slice_index} of {self.name} is not among the query's slices: expected "
+                f"one of {_runs(self.slice_index.tolist())}"
+            )
+        place = int(places[0])
+        return replace(
+            self,
+            embeddings=self.embeddings[place : place + 1],
+            slice_index=self.slice_index[place : place + 1],
+            position_mm=self.position_mm[place : place + 1],
+            images=None if self.images is None else self.images[place : place + 1],
+        )
+
+
+# A path, a volume, or embeddings: as `QueryEmbeddings`, as an array (n, dim) of all slices of a
+# volume, or as a tuple of such an array, n slice indices and n positions in mm.
+Query = (
+    Volume | QueryEmbeddings | str | Path | tuple[ArrayLike, Sequence[int], Sequence[float | None]]
+)
+
+
+def from_arrays(
+    embeddings: ArrayLike,
+    slice_index: Sequence[int] | NDArray[Any] | None = None,
+    position_mm: Sequence[float | None] | None = None,
+    *,
+    slice_count: int | None = None,
+    name: str = "query",
+    identity: EmbedderIdentity | None = None,
+) -> QueryEmbeddings:
+    """A query from embeddings made elsewhere.
+
+    Args:
+        embeddings: (n, dim), n >= 1, of any norm but zero; they are normalised.
+        slice_index: n indices in the volume, all different, default 0..n-1.
+        position_mm: n coordinates, default unknown.
+        slice_count: slices of the whole volume, default up to the highest index given.
+
+    Raises:
+        InputError: no rows, rows that are zero or not finite, or sequences of other lengths.
+    """
+    unit = normalise(embeddings)
+    n = len(unit)
+    if n == 0:
+        raise InputError("the query has no slices; expected at least one embedding")
+    index = np.arange(n) if slice_index is None else np.asarray(slice_index)
+    positions = (None,) * n if position_mm is None else tuple(position_mm)
+    if index.shape != (n,) or len(positions) != n:
+        raise InputError(
+            f"{n} embeddings, {index.size} slice indices and {len(positions)} positions; "
+            "expected as many of each"
+        )
+    index = index.astype(np.int64)
+    if index.min() < 0 or len(np.unique(index)) < n:
+        raise InputError("slice indices of a query must be >= 0 and all different")
+    highest = int(index.max())
+    if slice_count is not None and slice_count <= highest:
+        raise InputError(f"slice_count is {slice_count}, but there is a slice {highest}")
+    return QueryEmbeddings(
+        embeddings=unit,
+        slice_index=index,
+        position_mm=positions,
+        slice_count=highest + 1 if slice_count is None else slice_count,
+        name=name,
+        identity=identity,
+    )
+
+
+def embed_query(
+    volume: Volume,
+    policy: SlicePolicy,
+    embedder: Embedder,
+    *,
+    indices: Iterable[int] | None = None,
+    keep_images: bool = False,
+    progress: Progress = no_progress,
+) -> QueryEmbeddings:
+    """Make and embed the slices of a volume, in batches.
+
+    Args:
+        volume: the query image.
+        policy: how slices are made: that of the index.
+        indices: which slices, default all.
+        keep_images: keep the slices as embedded.
+
+    Raises:
+        UsageError: a slice that does not exist, or no slices asked for.
+        InputError: the embedder gave rows that are zero or not finite.
+    """
+    # Imported when used: reading images loads packages that a search by embeddings does not need.
+    from medretrieval.imaging import make_slices, slice_axis
+
+    count = volume.grid.shape[slice_axis(volume.grid, policy.axis)]
+    wanted = range(count) if indices is None else [int(i) for i in indices]
+    if not len(wanted):
+        raise UsageError(f"no slices of {volume.name} were asked for; it has 0..{count - 1}")
+    slices = make_slices(volume, policy, indices=wanted)
+    size = max(1, int(getattr(embedder, "batch_size", BATCH)))
+    message = f"embedding {volume.name}"
+    index: list[int] = []
+    positions: list[float | None] = []
+    images: list[NDArray[np.uint8]] = []
+    parts: list[NDArray[np.float32]] = []
+    progress(0, len(wanted), message)
+    while batch := list(islice(slices, size)):
+        parts.append(embedder.embed_batch([s.image for s in batch]))
+        index += [s.index for s in batch]
+        positions += [s.position_mm for s in batch]
+        if keep_images:
+            images += [s.image for s in batch]
+        progress(len(index), len(wanted), message)
+    query = from_arrays(
+        np.concatenate(parts),
+        index,
+        positions,
+        slice_count=count,
+        name=volume.name,
+        identity=embedder.identity,
+    )
+    return replace(query, images=tuple(images)) if keep_images else query
+
+
+def read_query(
+    query: Query, *, channel: int = 0, allow_one_slice: bool = False
+) -> Volume | QueryEmbeddings:
+    """Read a path, wrap arrays, leave the rest as it is.
+
+    Args:
+        query: see `Query`.
+        channel, allow_one_slice: for a path, as in `imaging.read_volume`.
+
+    Raises:
+        InputError: the file cannot be read, or the embeddings cannot be used.
+    """
+    if isinstance(query, Volume | QueryEmbeddings):
+        return query
+    if isinstance(query, str | Path):
+        from medretrieval.imaging import read_volume
+
+        return read_volume(query, channel=channel, allow_one_slice=allow_one_slice)
+    return from_arrays(*query) if isinstance(query, tuple) else from_arrays(query)
+
+
+def check_comparable(index: EmbedderIdentity, query: QueryEmbeddings) -> None:
+    """Refuse a query whose embeddings cannot be compared with those of an index.
+
+    Raises:
+        EmbedderMismatchError: they are of another embedder or of another length.
+    """
+    if query.identity is not None:
+        check_identity(index, query.identity)
+    dim = query.embeddings.shape[1]
+    if dim != index.dim:
+        raise EmbedderMismatchError(
+            f"the query's embeddings have {dim} components, those of the index {index.dim}; "
+            f"embed the query with {index.name}, as the index was"
+        )
+
+
+def check_identity(index: EmbedderIdentity, other: EmbedderIdentity) -> None:
+    """Refuse embeddings that cannot be compared with those of an index.
+
+    Raises:
+        EmbedderMismatchError: the identities differ in anything; the message shows both.
+    """
+    rows = [
+        (field.name, _plain(getattr(index, field.name)), _plain(getattr(other, field.name)))
+        for field in fields(EmbedderIdentity)
+    ]
+    if all(ours == theirs for _, ours, theirs in rows):
+        return
+    marks = ["", *("" if ours == theirs else "  (differs)" for _, ours, theirs in rows)]
+    rows.insert(0, ("", "the index", "this query"))
+    names, width = (max(len(row[column]) for row in rows) for column in (0, 1))
+    table = "\n".join(
+        f"  {name:{names}}  {ours:{width}}  {theirs}{mark}"
+        for (name, ours, theirs), mark in zip(rows, marks, strict=True)
+    )
+    raise EmbedderMismatchError(
+        "the index was made with another embedder, and embeddings of two embedders cannot be "
+        f"compared:\n{table}\nSearch with the embedder of the index ({index.name}), or build the "
+        f"index again with {other.name}"
+    )
+
+
+def _plain(value: Any) -> str:
+    """Text that is equal for equal values, also where one of them has been through JSON."""
+    if isinstance(value, str):
+        return value
+    return json.dumps(value, sort_keys=True, default=dict if isinstance(value, Mapping) else str)
+
+
+def _runs(numbers: Sequence[int]) -> str:
+    """Short text for a set of slice indices.
+
+    >>> _runs([0, 1, 2, 3, 7])
+    '0..3, 7'
+    """
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ", ".join(str(a) if a == b else f"{a}..{b}" for a, b in runs)

@@ -1,0 +1,141 @@
+"""Memories of annotated slices, computed once: in this process and, if asked, on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import tempfile
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_BYTES = 512 * 1024**2
+_FORMAT = "medretrieval-memory-1"
+
+
+@dataclass(frozen=True, eq=False)
+class Memory:
+    """What SAM 2 remembers of one label on one annotated slice.
+
+    Attributes:
+        features: (C, h, w) float32, the memory encoder's output, on the CPU.
+        pointer: (D,) float32, the object pointer (zeros in a network without pointers).
+    """
+
+    features: Tensor
+    pointer: Tensor
+
+    @property
+    def nbytes(self) -> int:
+        return self.features.nbytes + self.pointer.nbytes
+
+    def digest(self) -> str:
+        """sha256 of the numbers; tells a damaged file from a good one."""
+        hasher = hashlib.sha256()
+        for tensor in (self.features, self.pointer):
+            hasher.update(tensor.contiguous().numpy().tobytes())
+        return hasher.hexdigest()
+
+
+class MemoryCache:
+    """Memories by key, least recently used ones dropped first. Safe to share between threads.
+
+    Args:
+        max_bytes: what is kept in this process, at most.
+        folder: also write every memory to `<folder>/<key>.safetensors`, and look there. A file
+            that is damaged is logged, ignored and written again. None: nothing on disk.
+    """
+
+    def __init__(self, *, max_bytes: int = DEFAULT_BYTES, folder: Path | str | None = None) -> None:
+        self.max_bytes = max_bytes
+        self.folder = None if folder is None else Path(folder)
+        self._kept: OrderedDict[str, Memory] = OrderedDict()
+        self._bytes = 0
+        self._lock = threading.Lock()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes kept in this process now."""
+        return self._bytes
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def get(self, key: str) -> Memory | None:
+        """Return the memory stored as `key` (64 hexadecimal digits), or None."""
+        with self._lock:
+            memory = self._kept.get(key)
+            if memory is not None:
+                self._kept.move_to_end(key)
+                return memory
+        memory = self._read(key)
+        if memory is not None:
+            self._keep(key, memory)
+        return memory
+
+    def put(self, key: str, memory: Memory) -> None:
+        """Store `memory`; a disk that cannot be written is logged, not an error."""
+        self._keep(key, memory)
+        if self.folder is not None:
+            try:
+                self._write(self.folder, key, memory)
+            except (OSError, SafetensorError) as error:
+                logger.warning("a memory cannot be stored in %s: %s", self.folder, error)
+
+    def clear(self) -> None:
+        """Forget what is kept in this process; files stay."""
+        with self._lock:
+            self._kept.clear()
+            self._bytes = 0
+
+    def _keep(self, key: str, memory: Memory) -> None:
+        if memory.nbytes > self.max_bytes:
+            return
+        with self._lock:
+            old = self._kept.pop(key, None)
+            self._bytes += memory.nbytes - (old.nbytes if old is not None else 0)
+            self._kept[key] = memory
+            while self._bytes > self.max_bytes:
+                self._bytes -= self._kept.popitem(last=False)[1].nbytes
+
+    def _read(self, key: str) -> Memory | None:
+        if self.folder is None:
+            return None
+        path = self.folder / f"{key}.safetensors"
+        if not path.is_file():
+            return None
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                memory = Memory(file.get_tensor("features"), file.get_tensor("pointer"))
+        except (SafetensorError, OSError, ValueError) as error:
+            logger.warning("stored memory %s is damaged and is computed again: %s", path, error)
+            return None
+        if metadata.get("format") != _FORMAT or metadata.get("sha256") != memory.digest():
+            logger.warning("stored memory %s is damaged and is computed again", path)
+            return None
+        return memory
+
+    @staticmethod
+    def _write(folder: Path, key: str, memory: Memory) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=folder, prefix=".memory-", suffix=".tmp")
+        os.close(handle)
+        try:
+            tensors = {
+                "features": memory.features.contiguous(),
+                "pointer": memory.pointer.contiguous(),
+            }
+            save_file(tensors, name, {"format": _FORMAT, "sha256": memory.digest()})
+            os.replace(name, folder / f"{key}.safetensors")
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise

@@ -1,0 +1,68 @@
+"""How a segmentation is done: choices with defaults per network, checked in one place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import isfinite
+from typing import Any, Literal, TypedDict, get_args
+
+from medretrieval.errors import UsageError
+from medretrieval.segmentation.crop import Box
+
+CropPolicy = Literal["none", "supports"]
+Pointers = Literal["equal", "rank"]
+
+
+class OptionChanges(TypedDict, total=False):
+    """Keyword arguments that change single options of a segmenter for one call."""
+
+    crop: CropPolicy | Box
+    crop_margin: float
+    flips: bool
+    negatives: bool
+    pointers: Pointers
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentationOptions:
+    """How supports and query are shown to the network, and how supports are told apart.
+
+    Attributes:
+        crop: "none" (whole pictures), "supports" (supports and query alike are cropped to the
+            part of the picture, in relative coordinates, where the supports show the structures)
+            or a `Box`. Outside the crop everything is background.
+        crop_margin: what "supports" adds on every side, as a fraction of the box's own side.
+        flips: also segment the mirrored query from mirrored supports and average the logits.
+        negatives: supports that do not show a label become memories of its absence (mask all
+            zero); otherwise such supports are left out for that label.
+        pointers: the frame distance that SAM 2's object pointers carry. "equal": the same for all
+            supports, so the result does not depend on their order. "rank": the supports are
+            frames 0, 1, ... in the order given and the query is the next frame, as
+            `SAM2VideoPredictor` would have it; the last support is the nearest. No effect on a
+            network without object pointers (`sam2-micro`).
+
+    Raises:
+        UsageError: a value is not one of these.
+    """
+
+    crop: CropPolicy | Box = "none"
+    crop_margin: float = 1.0
+    flips: bool = False
+    negatives: bool = True
+    pointers: Pointers = "equal"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.crop, Box):
+            _one_of("crop", self.crop, get_args(CropPolicy), " or a Box")
+        _one_of("pointers", self.pointers, get_args(Pointers))
+        if not (isfinite(self.crop_margin) and self.crop_margin >= 0):
+            raise UsageError(f"crop margin {self.crop_margin}: expected a finite number, 0 or more")
+
+    def changed(self, changes: OptionChanges) -> SegmentationOptions:
+        """Return these options with some of them changed."""
+        return replace(self, **changes)
+
+
+def _one_of(name: str, value: Any, known: tuple[str, ...], more: str = "") -> None:
+    if value not in known:
+        raise UsageError(f"{name} {value!r}: expected {' or '.join(map(repr, known))}{more}")

@@ -1,0 +1,261 @@
+"""SAM 2's own network driven as a few-shot segmenter: supports are frames, the query the next one.
+
+Nothing of SAM 2's mathematics is written again here. A support goes through
+`SAM2Base.track_step` as a conditioning frame with a mask as input, which encodes the mask as given
+(Ravi et al., 2024, section 4, "Memory encoder"); of the result only the memory and the object
+pointer are kept. The query goes through `track_step` as a frame that is tracked: memory attention
+over all supports, then the mask decoder without a prompt (RAFS, section III-C).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from medretrieval.segmentation.cache import Memory
+from medretrieval.segmentation.options import Pointers
+
+# How much goes through the network at once: pixels of pictures, tokens of memories.
+_PIXELS = {"cpu": 2**20, "cuda": 2**23}
+_TOKENS = {"cpu": 2**18, "cuda": 2**21}
+
+
+class _Frame(int):
+    """A frame number that several supports may share: a number in arithmetic, itself as a key."""
+
+    __hash__ = object.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+
+@dataclass(frozen=True, eq=False)
+class Encoding:
+    """The image encoder's output for one picture: feature maps and their positions, fine first.
+
+    Attributes:
+        maps: (1, C_i, h_i, w_i) each.
+        positions: (1, C, h_i, w_i) each.
+    """
+
+    maps: tuple[Tensor, ...]
+    positions: tuple[Tensor, ...]
+
+
+def imagenet(pictures: Tensor) -> Tensor:
+    """(n, 3, S, S) in 0..1 -> the same with the mean and deviation of SAM 2's training."""
+    mean = pictures.new_tensor((0.485, 0.456, 0.406))[:, None, None]
+    deviation = pictures.new_tensor((0.229, 0.224, 0.225))[:, None, None]
+    return (pictures - mean) / deviation
+
+
+def weights_digest(state: dict[str, Tensor]) -> str:
+    """sha256 of names, types, shapes and numbers of a state dict, whatever file it came in."""
+    hasher = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        hasher.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        hasher.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return hasher.hexdigest()
+
+
+class Sam2Network:
+    """A SAM 2 network in float32. Its methods may be called from several threads.
+
+    Args:
+        model: a `sam2.modeling.sam2_base.SAM2Base` with its weights, in evaluation mode.
+        normalise: (n, 3, S, S) in 0..1 -> what the image encoder takes.
+        digest: sha256 of the weights.
+    """
+
+    def __init__(
+        self, model: Any, *, normalise: Callable[[Tensor], Tensor] = imagenet, digest: str
+    ) -> None:
+        # More supports than SAM 2's own limit must not be dropped silently.
+        model.max_cond_frames_in_attn = -1
+        self.model = model.eval()
+        self.digest = digest
+        self.image_size = int(model.image_size)
+        self._normalise = normalise
+        # One forward at a time: torch spreads it over all cores, and sam2 changes attributes of
+        # its modules (rotary tables, position caches) on the way.
+        self._lock = threading.RLock()
+
+    @property
+    def device(self) -> torch.device:
+        device: torch.device = next(self.model.parameters()).device
+        return device
+
+    @property
+    def pictures_at_once(self) -> int:
+        """How many pictures are best encoded in one batch."""
+        return max(1, self._limit(_PIXELS) // self.image_size**2)
+
+    def _limit(self, table: dict[str, int]) -> int:
+        return table.get(self.device.type, table["cpu"])
+
+    @torch.inference_mode()
+    def encode(self, pictures: Sequence[NDArray[np.uint8]]) -> list[Encoding]:
+        """Encode pictures, each (H, W) or (H, W, 3) uint8 of any size, in batches."""
+        encodings = []
+        for start in range(0, len(pictures), self.pictures_at_once):
+            batch = pictures[start : start + self.pictures_at_once]
+            tensor = torch.cat([self._square(picture) for picture in batch])
+            with self._lock:
+                out = self.model.forward_image(self._normalise(tensor.to(self.device)))
+            levels = self.model.num_feature_levels
+            maps = out["backbone_fpn"][-levels:]
+            positions = out["vision_pos_enc"][-levels:]
+            encodings += [
+                Encoding(
+                    tuple(m[i : i + 1].clone() for m in maps),
+                    tuple(p[i : i + 1] for p in positions),
+                )
+                for i in range(len(batch))
+            ]
+        return encodings
+
+    @torch.inference_mode()
+    def remember(self, encoding: Encoding, masks: Sequence[NDArray[np.bool_]]) -> list[Memory]:
+        """Make one memory a label of an annotated slice.
+
+        Args:
+            encoding: of the slice's picture.
+            masks: (H, W) bool each, one a label; all of one size. A mask that is empty makes a
+                memory of the label's absence.
+        """
+        at_once = max(1, self._limit(_TOKENS) // (8 * self._tokens))
+        memories: list[Memory] = []
+        for start in range(0, len(masks), at_once):
+            batch = self._square_masks(masks[start : start + at_once]).to(self.device)
+            with self._lock:
+                out = self._track_step(
+                    encoding, len(batch), mask_inputs=batch, run_mem_encoder=True
+                )
+            features, pointers = out["maskmem_features"].cpu(), out["obj_ptr"].cpu()
+            memories += [
+                Memory(f.clone(), p.clone()) for f, p in zip(features, pointers, strict=True)
+            ]
+        return memories
+
+    @torch.inference_mode()
+    def segment(
+        self,
+        encoding: Encoding,
+        memories: Sequence[Sequence[Memory]],
+        *,
+        pointers: Pointers = "equal",
+    ) -> Tensor:
+        """Segment a picture from memories.
+
+        Args:
+            encoding: of the query picture.
+            memories: for each of L labels its K >= 1 memories (as many for every label).
+            pointers: see `SegmentationOptions`.
+
+        Returns:
+            (L, S/4, S/4) float32 logits on the CPU; S is the network's input size.
+        """
+        supports = len(memories[0])
+        at_once = max(1, self._limit(_TOKENS) // (self._tokens * supports))
+        logits = []
+        for start in range(0, len(memories), at_once):
+            batch = memories[start : start + at_once]
+            with self._lock:
+                bank = self._bank(batch, pointers)
+                # Equal distance: one frame back, on the scale that SAM 2 has in a long video. By
+                # rank: what a video of the supports and then the query would give.
+                query = 1 if pointers == "equal" else supports
+                frames = self.model.max_obj_ptrs_in_encoder if pointers == "equal" else query + 1
+                out = self._track_step(
+                    encoding, len(batch), bank=bank, frame_idx=query, num_frames=max(frames, 2)
+                )
+            logits.append(out["pred_masks"][:, 0].float().cpu())
+        return torch.cat(logits)
+
+    @property
+    def _tokens(self) -> int:
+        return (self.image_size // int(self.model.backbone_stride)) ** 2
+
+    def _bank(self, memories: Sequence[Sequence[Memory]], pointers: Pointers) -> dict[int, Any]:
+        bank: dict[int, Any] = {}
+        for k in range(len(memories[0])):
+            # (L, C, h, w) and (L, D)
+            features = torch.stack([row[k].features for row in memories]).to(self.device)
+            pointer = torch.stack([row[k].pointer for row in memories]).to(self.device)
+            bank[k if pointers == "rank" else _Frame(0)] = {
+                "maskmem_features": features,
+                "maskmem_pos_enc": [self.model.memory_encoder.position_encoding(features)],
+                "obj_ptr": pointer,
+            }
+        return bank
+
+    def _track_step(
+        self,
+        encoding: Encoding,
+        batch: int,
+        *,
+        mask_inputs: Tensor | None = None,
+        bank: dict[int, Any] | None = None,
+        frame_idx: int = 0,
+        num_frames: int = 1,
+        run_mem_encoder: bool = False,
+    ) -> dict[str, Any]:
+        """Run `SAM2Base.track_step` on one picture for `batch` labels at once."""
+        backbone = {
+            "backbone_fpn": [m.expand(batch, -1, -1, -1) for m in encoding.maps],
+            "vision_pos_enc": [p.expand(batch, -1, -1, -1) for p in encoding.positions],
+        }
+        _, features, positions, sizes = self.model._prepare_backbone_features(backbone)
+        out: dict[str, Any] = self.model.track_step(
+            frame_idx=frame_idx,
+            is_init_cond_frame=bank is None,
+            current_vision_feats=features,
+            current_vision_pos_embeds=positions,
+            feat_sizes=sizes,
+            point_inputs=None,
+            mask_inputs=mask_inputs,
+            output_dict={"cond_frame_outputs": bank or {}, "non_cond_frame_outputs": {}},
+            num_frames=num_frames,
+            run_mem_encoder=run_mem_encoder,
+        )
+        return out
+
+    def _square(self, picture: NDArray[np.uint8]) -> Tensor:
+        """(H, W[, 3]) uint8 -> (1, 3, S, S) float32 in 0..1; grey becomes three channels."""
+        tensor = torch.from_numpy(np.ascontiguousarray(picture)).float() / 255
+        tensor = tensor.expand(3, -1, -1) if tensor.ndim == 2 else tensor.permute(2, 0, 1)
+        return F.interpolate(
+            tensor[None],
+            size=(self.image_size, self.image_size),
+            mode="bilinear",
+            align_corners=False,
+            antialias=True,
+        )
+
+    def _square_masks(self, masks: Sequence[NDArray[np.bool_]]) -> Tensor:
+        """L times (H, W) bool -> (L, 1, S, S) float32 of 0 and 1, as `add_new_mask` does it."""
+        tensor = torch.from_numpy(np.stack(masks)).float()[:, None]
+        if tensor.shape[-2:] == (self.image_size, self.image_size):
+            return tensor
+        resized = F.interpolate(
+            tensor,
+            size=(self.image_size, self.image_size),
+            mode="bilinear",
+            align_corners=False,
+            antialias=True,
+        )
+        # A structure too small to fill half a pixel keeps its best pixels: a memory of a label must
+        # not turn into a memory of its absence.
+        peak = resized.amax((-2, -1), keepdim=True)
+        threshold = torch.where(peak >= 0.5, 0.5, (peak / 2).clamp(min=1e-6))
+        return (resized >= threshold).float()

@@ -1,0 +1,422 @@
+"""What happens when the page is used: parse, call the library, say what to show.
+
+An action returns updates by the name of the part of the page: a value, or `Props` to change more
+than the value, or a `Download`. It knows nothing of the web server, so it can be tested alone.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medretrieval.errors import UsageError
+from medretrieval.imaging import read_labels, read_volume
+from medretrieval.pipeline import Segmentation
+from medretrieval.types import Progress, SlicePolicy, Volume, no_progress
+from medretrieval.ui import content, exports, text
+from medretrieval.ui.backend import DEMO, Backend, Opened
+from medretrieval.ui.session import (
+    Cart,
+    CartItem,
+    Found,
+    Outcome,
+    Query,
+    add_to_cart,
+    collect,
+    own_pair,
+    remove_from_cart,
+)
+from medretrieval.ui.uploads import taken
+
+NO_IMAGE = "load an image first: upload one or click an example"
+NO_MASK = "The mask will be shown over your image."
+
+
+class Props(dict[str, Any]):
+    """Properties of a part of the page, such as its value, choices or visibility."""
+
+
+@dataclass(frozen=True)
+class Download:
+    """A file to offer, as bytes; None takes the former one away."""
+
+    name: str
+    content: bytes | None
+    visible: bool = True
+
+
+Updates = dict[str, Any]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Session:
+    """What one visitor has chosen and found so far; every part may be missing."""
+
+    query: Query | None = None
+    found: Found | None = None
+    cart: Cart = ()
+    outcome: Outcome | None = None
+    index: str = DEMO
+
+
+class Actions:
+    """The actions of the page.
+
+    Args:
+        backend: indexes and models, shared by all visitors.
+        uploads: folder in which the server stores uploads.
+        segment: runs `backend.segment`; replaced where that needs another process or device.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        *,
+        uploads: str | Path,
+        segment: Callable[..., Segmentation] | None = None,
+    ) -> None:
+        self.backend = backend
+        self._uploads = Path(uploads)
+        self.run_segmenter = segment or backend.segment
+
+    # The image
+
+    def prepare(self, progress: Progress = no_progress) -> Updates:
+        """Open the demo (built on first use) and show its examples and its card."""
+        items = self.backend.examples(progress)
+        return {"examples": content.example_cards(items), **self._about(self.backend.open(DEMO))}
+
+    def read_upload(self, upload: str | None, *, channel: int = 0) -> Volume:
+        """Read an uploaded image and delete it from disk, whether it can be read or not.
+
+        Raises:
+            UsageError: there is none.
+            InputError: it cannot be read.
+        """
+        if not upload:
+            raise UsageError(NO_IMAGE)
+        with taken(upload, self._uploads) as path:
+            return read_volume(path, channel=channel, allow_one_slice=True)
+
+    def load_upload(self, upload: str | None, channel: float | None, index: str) -> Updates:
+        """Read an uploaded image."""
+        volume = self.read_upload(upload, channel=int(channel or 0))
+        return self._loaded(Query(volume=volume, title="Your image"), index)
+
+    def load_example(self, key: str, index: str) -> Updates:
+        """Read one of the examples."""
+        items = self.backend.examples()
+        if not key.isdecimal() or int(key) >= len(items):
+            raise UsageError("there is no such example; click one of the pictures")
+        chosen = items[int(key)].query
+        volume = read_volume(chosen.path, allow_one_slice=True)
+        query = Query(volume=volume, title=chosen.title, synthetic=chosen.synthetic)
+        return self._loaded(query, index)
+
+    def _policy(self, index: str) -> SlicePolicy:
+        # An image can be looked at before the index is open.
+        opened = self.backend.opened(index)
+        return opened.policy if opened else SlicePolicy()
+
+    def _loaded(self, query: Query, index: str) -> Updates:
+        policy = self._policy(index)
+        count = query.slices(policy)
+        return {
+            "query": query,
+            "found": None,
+            "upload": None,
+            "image_status": text.status("ok", f"{query.title}: {text.size_line(query.volume)}"),
+            "viewer": content.view(query, policy, "", count // 2),
+            **_sliders(count),
+            "window": "",
+            "mode": "slice" if count == 1 else "rerank",
+            "hits": text.placeholder("Ready to search", "Press the button above."),
+            "why": "",
+            "search_status": "",
+            "segment_volume": Props(visible=count > 1),
+            "hits_file": Download(exports.HITS_FILE, None),
+            "settings_file": Download(exports.SETTINGS_FILE, None),
+            **self._unsegmented(),
+        }
+
+    def _unsegmented(self) -> Updates:
+        return {
+            "outcome": None,
+            "result": text.placeholder("No segmentation yet", NO_MASK),
+            "result_tools": Props(visible=False),
+            "segment_status": "",
+            "mask_file": Download(exports.MASK_FILE, None),
+            "picture_file": Download(exports.PICTURE_MASK_FILE, None, visible=False),
+        }
+
+    def show(self, session: Session, window: str, number: float) -> Updates:
+        """Show another slice, or another window, of the image and of the result."""
+        query, outcome = session.query, session.outcome
+        if query is None:
+            raise UsageError(NO_IMAGE)
+        opened = self.backend.opened(session.index)
+        policy = self._policy(session.index)
+        number = max(0, min(int(number), query.slices(policy) - 1))
+        updates: Updates = {
+            "viewer": content.view(query, policy, window, number),
+            "slice": number,
+            "result_slice": number,
+        }
+        if outcome is not None and outcome.query == query.token:
+            colours = content.palette(opened)
+            updates["result"] = content.result(query, outcome, policy, window, number, colours)
+        return updates
+
+    # The search
+
+    def _about(self, opened: Opened) -> Updates:
+        own = opened.index.manifest.embedder.name
+        return {
+            "about": content.about(opened),
+            "embedders": content.embedders(self.backend.embedders(), own),
+        }
+
+    def choose_index(
+        self, index: str, query: Query | None, progress: Progress = no_progress
+    ) -> Updates:
+        """Open another index. Results of the former one go, as its slices may be other ones."""
+        opened = self.backend.open(index, progress)
+        updates: Updates = {
+            "found": None,
+            "hits": text.placeholder("Ready to search", "Press the button above."),
+            "why": "",
+            "hits_file": Download(exports.HITS_FILE, None),
+            "settings_file": Download(exports.SETTINGS_FILE, None),
+            **self._about(opened),
+            **self._unsegmented(),
+            "search_status": text.status("ok", f"Opened the index {opened.index.manifest.name}."),
+            "structures": Props(choices=_names(opened), value=[]),
+        }
+        if query is not None:
+            count = query.slices(opened.policy)
+            updates |= _sliders(count)
+            updates["viewer"] = content.view(query, opened.policy, "", count // 2)
+            updates["window"] = ""
+        return updates
+
+    def find(
+        self,
+        session: Session,
+        mode: str,
+        k: float,
+        number: float,
+        progress: Progress = no_progress,
+    ) -> Updates:
+        """Search; the embeddings of an image are kept, so that another mode answers at once."""
+        query, found = session.query, session.found
+        if query is None:
+            raise UsageError(NO_IMAGE)
+        started = time.perf_counter()
+        opened = self.backend.open(session.index, progress)
+        embedded = found.embedded if found and found.fits(query, session.index) else None
+        one = min(int(number), query.slices(opened.policy) - 1) if mode == "slice" else None
+        if embedded is None and one is None:
+            embedded = opened.index.query_embeddings(query.volume, progress=progress)
+        result = opened.index.search(
+            query.volume if embedded is None else embedded,
+            mode=mode,
+            k=int(k),
+            slice_index=one,
+            query_name="query",
+            progress=progress,
+        )
+        new = Found(
+            result=result,
+            query=query.token,
+            index=session.index,
+            k=int(k),
+            slice_index=one,
+            embedded=embedded,
+        )
+        line = _found_line(len(result.hits), one, time.perf_counter() - started)
+        return {
+            "found": new,
+            "hits": content.hit_cards(new, opened, session.cart),
+            "why": "",
+            "search_status": text.status("ok" if result.hits else "warning", line),
+            **self._about(opened),
+            "hits_file": Download(exports.HITS_FILE, exports.hits_csv(result).encode()),
+            "settings_file": self._settings(query, opened, new, session.cart, session.outcome),
+        }
+
+    def why(self, session: Session, row: str) -> Updates:
+        """Explain a hit."""
+        query, found = session.query, session.found
+        if query is None or found is None:
+            raise UsageError("the results are not there any more; search again")
+        hit = found.hit(int(row) if row.isdecimal() else -1)
+        return {"why": content.why(found, hit, query, self.backend.open(found.index))}
+
+    # The support set
+
+    def add_hit(self, session: Session, row: str) -> Updates:
+        """Add the hit that shows database row `row` to the support set."""
+        if session.found is None:
+            raise UsageError("the results are not there any more; search again")
+        hit = session.found.hit(int(row) if row.isdecimal() else -1)
+        opened = self.backend.open(session.found.index)
+        items, without = collect([hit], opened.key, opened.support)
+        if without:
+            raise UsageError("that slice is not annotated; choose another one")
+        return self._carted(session, add_to_cart(session.cart, items))
+
+    def add_hits(self, session: Session) -> Updates:
+        """Add every annotated hit to the support set."""
+        if session.found is None:
+            raise UsageError("there are no results to add yet; find similar cases first")
+        opened = self.backend.open(session.found.index)
+        items, without = collect(session.found.result.hits, opened.key, opened.support)
+        note = f" {without} without annotation left out." if without else ""
+        return self._carted(session, add_to_cart(session.cart, items), note)
+
+    def add_own(
+        self, session: Session, image: str | None, mask: str | None, names: str | None
+    ) -> Updates:
+        """Add the visitor's own annotated image to the support set."""
+        if not image or not mask:
+            raise UsageError("your own pair needs an image and its mask; upload both")
+        items: list[CartItem]
+        with (
+            taken(image, self._uploads, name="image") as image_path,
+            taken(mask, self._uploads, name="mask") as mask_path,
+        ):
+            named = text.label_names(names)
+            volume = read_volume(image_path, allow_one_slice=True)
+            labels = read_labels(mask_path, reference=volume.grid, names=named)
+            items = own_pair(volume, labels, self._policy(session.index))
+        return {
+            **self._carted(session, add_to_cart(session.cart, items)),
+            "own_image": None,
+            "own_mask": None,
+        }
+
+    def remove(self, session: Session, key: str) -> Updates:
+        """Take one slice out of the support set."""
+        return self._carted(session, remove_from_cart(session.cart, key))
+
+    def empty(self, session: Session) -> Updates:
+        """Take everything out of the support set."""
+        return self._carted(session, ())
+
+    def _carted(self, session: Session, cart: Cart, note: str = "") -> Updates:
+        found = session.found
+        opened = self.backend.opened(found.index if found else session.index)
+        names = sorted({name for item in cart for name in item.support.names.values()})
+        size = f"{len(cart)} slice{'' if len(cart) == 1 else 's'} in the support set."
+        updates: Updates = {
+            "cart": cart,
+            "cart_view": content.cart_cards(cart, content.palette(opened)),
+            "segment_status": text.status("idle", size + note) if cart or note else "",
+            "structures": Props(choices=names if cart or not opened else _names(opened), value=[]),
+        }
+        if found is not None and opened is not None:
+            updates["hits"] = content.hit_cards(found, opened, cart)
+            if session.query is not None:
+                updates["settings_file"] = self._settings(
+                    session.query, opened, found, cart, session.outcome
+                )
+        return updates
+
+    # The mask
+
+    def segment(
+        self,
+        scope: str,
+        session: Session,
+        window: str,
+        number: float,
+        segmenter: str,
+        support_k: float,
+        structures: Sequence[str] | None,
+        progress: Progress = no_progress,
+    ) -> Updates:
+        """Segment the shown slice (scope "slice") or every slice ("volume")."""
+        query, cart = session.query, session.cart
+        if query is None:
+            raise UsageError(NO_IMAGE)
+        opened = self.backend.open(session.index, progress)
+        shown = max(0, min(int(number), query.slices(opened.policy) - 1))
+        made = self.run_segmenter(
+            session.index,
+            query.volume,
+            segmenter=segmenter,
+            support_k=int(support_k),
+            supports=[item.support for item in cart] or None,
+            labels=list(structures) if structures else None,
+            indices=[shown] if scope == "slice" else None,
+            progress=progress,
+        )
+        outcome = Outcome(
+            segmentation=made,
+            query=query.token,
+            index=session.index,
+            scope=scope,
+            slice_index=shown if scope == "slice" else None,
+            cart=tuple(item.key for item in cart),
+            support_k=int(support_k),
+        )
+        colours = content.palette(opened).with_names(made.labels.names.values())
+        png = exports.png_bytes(made.labels)
+        return {
+            "outcome": outcome,
+            "result": content.result(query, outcome, opened.policy, window, shown, colours),
+            "result_tools": Props(visible=True),
+            "result_slice": shown,
+            "legend": text.legend(made.structures(), colours),
+            "segment_status": text.status("ok", _segmented_line(outcome)),
+            "mask_file": Download(exports.MASK_FILE, exports.nifti_bytes(made.labels)),
+            "picture_file": Download(exports.PICTURE_MASK_FILE, png, visible=png is not None),
+            "settings_file": self._settings(query, opened, session.found, cart, outcome),
+        }
+
+    def _settings(
+        self, query: Query, opened: Opened, found: Found | None, cart: Cart, outcome: Outcome | None
+    ) -> Download:
+        written = exports.settings_json(
+            query=query,
+            index=opened.describe(),
+            found=found if found and found.fits(query, opened.key) else None,
+            cart=cart,
+            outcome=outcome if outcome and outcome.query == query.token else None,
+        )
+        return Download(exports.SETTINGS_FILE, written.encode())
+
+
+def _names(opened: Opened) -> list[str]:
+    return sorted(opened.index.manifest.vocabulary.values())
+
+
+def _sliders(count: int) -> Updates:
+    """Both slice sliders, for an image of `count` slices, in the middle."""
+    changes: Mapping[str, Any] = {
+        "maximum": max(1, count - 1),
+        "value": count // 2,
+        "visible": count > 1,
+        "label": f"Slice, 0 to {count - 1}",
+    }
+    return {"slice": Props(changes), "result_slice": Props(changes)}
+
+
+def _found_line(count: int, one: int | None, seconds: float) -> str:
+    if not count:
+        return "Nothing similar was found in this index."
+    what = "similar cases" if one is None else f"slices similar to slice {one}"
+    return f"{count} {what}, in {seconds:.1f} s. Click a picture to see why it was found."
+
+
+def _segmented_line(outcome: Outcome) -> str:
+    made = outcome.segmentation
+    if outcome.slice_index is not None:
+        what = f"slice {outcome.slice_index}"
+    else:
+        what = f"{made.slices} slice{'' if made.slices == 1 else 's'}"
+    by = "from the support set" if outcome.cart else "from annotated slices found for each slice"
+    return f"Segmented {what} {by}, in {made.seconds:.1f} s with {made.segmenter}."

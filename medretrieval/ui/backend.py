@@ -1,0 +1,264 @@
+"""Indexes, segmenters and the demo, each opened once and shared by all visitors.
+
+Everything here is read-only for visitors: what they choose lives in their own session.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medretrieval import pipeline
+from medretrieval.errors import InputError, UsageError
+from medretrieval.imaging import make_slices, read_volume, slice_axis
+from medretrieval.types import Hit, Progress, SlicePolicy, Support, Volume, no_progress
+from medretrieval.ui.text import aspect
+
+DEMO = "demo"
+DEMO_TITLE = "Built-in demo (synthetic phantoms)"
+INDEXES_VARIABLE = "MEDRETRIEVAL_INDEXES"
+
+T = TypeVar("T")
+
+
+class Once:
+    """Values made once per key; who asks while one is being made waits and sees its progress."""
+
+    def __init__(self) -> None:
+        self._values: dict[str, Any] = {}
+        self._locks: dict[str, threading.Lock] = {}
+        self._last: dict[str, tuple[int, int, str]] = {}
+        self._guard = threading.Lock()
+
+    def ready(self, key: str) -> Any | None:
+        """The value if it is there already, else None; never waits."""
+        return self._values.get(key)
+
+    def get(self, key: str, make: Callable[[Progress], T], progress: Progress = no_progress) -> T:
+        """The value of `key`, made by `make` if this is the first time it is asked for.
+
+        An exception of `make` goes to the caller that ran it; the next caller tries again.
+        """
+        with self._guard:
+            lock = self._locks.setdefault(key, threading.Lock())
+
+        def shared(done: int, total: int, message: str) -> None:
+            self._last[key] = (done, total, message)
+            progress(done, total, message)
+
+        while not lock.acquire(timeout=0.5):
+            if key in self._last:
+                progress(*self._last[key])
+        try:
+            if key not in self._values:
+                self._values[key] = make(shared)
+            value: T = self._values[key]
+            return value
+        finally:
+            lock.release()
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Opened:
+    """An open index under the key that the page knows it by."""
+
+    key: str
+    title: str
+    index: Any  # medretrieval.retrieval.engine.Index
+    synthetic: bool
+
+    @property
+    def policy(self) -> SlicePolicy:
+        policy: SlicePolicy = self.index.manifest.slices
+        return policy
+
+    def support(self, hit: Hit) -> Support | None:
+        """The annotated slice that a hit shows, with its similarity; None if not annotated."""
+        store = self.index.store
+        if not store.has_mask(hit.row_id):
+            return None
+        support: Support = store.support(
+            hit.row_id, score=hit.matches[0].score if hit.matches else None
+        )
+        return support
+
+    def describe(self) -> dict[str, Any]:
+        """Name, content and embedder of the index, JSON-able; not the path on this machine."""
+        m = self.index.manifest
+        return {
+            "name": m.name,
+            "synthetic": self.synthetic,
+            "slices": m.counts.slices,
+            "embedder": dataclasses.asdict(m.embedder),
+            "policy": dataclasses.asdict(m.slices),
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Example:
+    """A query that the page offers, with the picture of its middle slice.
+
+    Attributes:
+        image: (H, W) or (H, W, 3) uint8.
+        aspect: width divided by height as it should look.
+    """
+
+    query: pipeline.DemoQuery
+    image: NDArray[np.uint8]
+    aspect: float
+
+
+def examples(queries: Iterable[pipeline.DemoQuery]) -> list[Example]:
+    """Read the example queries and take a picture of each.
+
+    Raises:
+        InputError: one of the files cannot be read.
+    """
+    made = []
+    for query in queries:
+        volume = read_volume(query.path, allow_one_slice=True)
+        policy = SlicePolicy()
+        axis = slice_axis(volume.grid, policy.axis)
+        middle = volume.grid.shape[axis] // 2
+        image = next(iter(make_slices(volume, policy, indices=[middle]))).image
+        made.append(Example(query, image, aspect(volume.grid, axis)))
+    return made
+
+
+def listed_indexes(text: str | None) -> dict[str, str]:
+    """Index folders of the variable MEDRETRIEVAL_INDEXES: title -> path.
+
+    Entries are separated as in PATH; each is a folder, or TITLE=FOLDER.
+
+    >>> listed_indexes("/data/acdc:Liver CT=/data/liver")
+    {'acdc': '/data/acdc', 'Liver CT': '/data/liver'}
+    """
+    found: dict[str, str] = {}
+    for entry in (text or "").split(os.pathsep):
+        title, equals, path = entry.strip().partition("=")
+        if not equals:
+            title, path = Path(title).name, title
+        if path:
+            found[title.strip()] = path.strip()
+    return found
+
+
+class Backend:
+    """The library as the page uses it.
+
+    Args:
+        allow_paths: visitors may open any index folder of this machine by its path; for a page
+            that only its owner can reach.
+        device: where segmenters run, "cpu" or "cuda".
+    """
+
+    def __init__(
+        self,
+        *,
+        indexes: Mapping[str, str] | None = None,
+        allow_paths: bool = False,
+        device: str = "cpu",
+    ) -> None:
+        self._listed = dict(indexes or {})
+        self.allow_paths = allow_paths
+        self._device = device
+        self._once = Once()
+
+    def choices(self) -> list[tuple[str, str]]:
+        """(title, key) of every index that the page offers."""
+        return [(DEMO_TITLE, DEMO), *((title, title) for title in self._listed)]
+
+    def demo(self, progress: Progress = no_progress) -> pipeline.Demo:
+        """The built-in demo, built on first use."""
+        return self._once.get("demo", lambda p: pipeline.open_demo(progress=p), progress)
+
+    def examples(self, progress: Progress = no_progress) -> list[Example]:
+        """The demo's queries with their pictures."""
+        demo = self.demo(progress)
+        return self._once.get("examples", lambda _: examples(demo.queries), progress)
+
+    def opened(self, key: str) -> Opened | None:
+        """The index if it is open already; never waits."""
+        return self._once.ready(f"index {key}")
+
+    def open(self, key: str | None, progress: Progress = no_progress) -> Opened:
+        """The index that `key` names: the demo, a listed one, or a folder of this machine.
+
+        Raises:
+            UsageError: no such index, or folders may not be named on this page.
+            IndexFormatError: the folder is not a sound index.
+        """
+        key = (key or "").strip()
+        if not key:
+            raise UsageError("no index is chosen; choose one from the list")
+        if key != DEMO and key not in self._listed and not self.allow_paths:
+            raise UsageError(
+                "this page opens only the indexes of its list; choose one of them, or run the "
+                "page on your own machine to search your own index"
+            )
+        # Build the demo outside of the lock of its index, so that both show their progress.
+        path = self.demo(progress).index if key == DEMO else Path(self._listed.get(key, key))
+        return self._once.get(f"index {key}", lambda _: self._open(key, path), progress)
+
+    def _open(self, key: str, path: Path) -> Opened:
+        from medretrieval.retrieval.engine import open_index
+
+        path = path.expanduser()
+        if not path.is_dir():
+            raise InputError(
+                f"there is no index folder {str(path)!r}; expected the path of a folder that "
+                "`medretrieval build` has written"
+            )
+        title = DEMO_TITLE if key == DEMO else key
+        return Opened(key=key, title=title, index=open_index(path), synthetic=key == DEMO)
+
+    def segmenters(self) -> list[dict[str, Any]]:
+        """The segmenters and what works on this machine (`medretrieval segmenters`)."""
+        from medretrieval.segmentation import list_segmenters
+
+        return list_segmenters()
+
+    def embedders(self) -> list[dict[str, Any]]:
+        """The embedders and what works on this machine (`medretrieval embedders`)."""
+        from medretrieval.embedders import list_embedders
+
+        return list_embedders()
+
+    def segment(
+        self,
+        key: str,
+        volume: Volume,
+        *,
+        segmenter: str = pipeline.DEFAULT_SEGMENTER,
+        support_k: int = pipeline.DEFAULT_SUPPORT_K,
+        supports: Sequence[Support] | None = None,
+        labels: Sequence[str] | None = None,
+        indices: Sequence[int] | None = None,
+        progress: Progress = no_progress,
+    ) -> pipeline.Segmentation:
+        """Segment with a shared segmenter; arguments as for `pipeline.segment`."""
+        return pipeline.segment(
+            self.open(key).index,
+            volume,
+            segmenter=self._segmenter(segmenter),
+            support_k=support_k,
+            supports=supports,
+            labels=labels,
+            indices=indices,
+            progress=progress,
+        )
+
+    def _segmenter(self, name: str) -> Any:
+        from medretrieval.segmentation import load_segmenter
+
+        return self._once.get(
+            f"segmenter {name}", lambda _: load_segmenter(name, device=self._device)
+        )

@@ -1,0 +1,234 @@
+"""What each part of the page shows, from the state of a session to HTML."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medretrieval.imaging import position_mm, slice_axis
+from medretrieval.types import Hit, SlicePolicy
+from medretrieval.ui import pictures, text
+from medretrieval.ui.backend import Example, Opened
+from medretrieval.ui.pictures import Palette
+from medretrieval.ui.session import Cart, Found, Outcome, Query
+
+WINDOWS = {
+    "As the index sees it": "",
+    "CT lung": "ct-lung",
+    "CT mediastinum": "ct-mediastinum",
+    "CT abdomen": "ct-abdomen",
+    "CT bone": "ct-bone",
+    "CT brain": "ct-brain",
+    "CT wide": "ct-wide",
+    "Percentiles (MR, other)": "percentile",
+}
+
+
+def palette(opened: Opened | None) -> Palette:
+    """Colours by the label vocabulary of an index."""
+    return Palette.of(opened.index.manifest.vocabulary.values() if opened else ())
+
+
+def example_cards(items: Sequence[Example]) -> str:
+    """The examples, each opened by a click on its picture."""
+    return text.cards(
+        (
+            text.Card(
+                key=str(place),
+                image=pictures.thumbnail(item.image, aspect=item.aspect, side=144),
+                alt=f"Open the example {item.query.title}",
+                lines=[item.query.title],
+                action="open",
+                opens="open",
+            )
+            for place, item in enumerate(items)
+        ),
+        kind="examples",
+    )
+
+
+def view(query: Query, policy: SlicePolicy, window: str, index: int) -> str:
+    """One slice of the query, large."""
+    return text.stage(_stage(query, policy, window, index))
+
+
+def result(
+    query: Query, outcome: Outcome, policy: SlicePolicy, window: str, index: int, colours: Palette
+) -> str:
+    """One slice of the query under its mask, beside the plain slice where the page wants both."""
+    names = outcome.segmentation.labels.names
+    mask = outcome.mask(policy, index)
+    over = pictures.overlay(mask, names, colours.with_names(names.values()))
+    shown = ", ".join(names.get(int(v), str(v)) for v in np.unique(mask) if v) or "nothing"
+    base = _stage(query, policy, window, index)
+    return text.stage(
+        text.Stage(
+            image=base.image,
+            aspect=base.aspect,
+            alt=f"{base.alt} Segmented on it: {shown}.",
+            edges=base.edges,
+            note=base.note,
+            overlay=over,
+        ),
+        comparison=True,
+    )
+
+
+def _stage(query: Query, policy: SlicePolicy, window: str, index: int) -> text.Stage:
+    grid = query.volume.grid
+    axis = slice_axis(grid, policy.axis)
+    shown = query.view(policy, window or policy.window, index)
+    plane = text.plane(grid, axis)
+    where = position_mm(grid, axis, index)
+    count = grid.shape[axis]
+    note = "" if count == 1 else f"slice {index} of 0 to {count - 1}"
+    if grid.spacing_known:
+        note = " · ".join(filter(None, (plane, note, None if where is None else f"{where:.1f} mm")))
+    return text.Stage(
+        image=shown.image,
+        aspect=text.aspect(grid, axis),
+        alt=f"{query.title}, {note}." if note else f"{query.title}.",
+        edges=text.EDGES[plane] if grid.spacing_known else "",
+        note=note,
+    )
+
+
+def row_picture(opened: Opened, row: int, *, side: int = 224) -> NDArray[np.uint8]:
+    """The picture of a database slice with the contours of its labels."""
+    store = opened.index.store
+    image = store.image(row)
+    down, right, _ = (float(s) for s in store.spacing[row])
+    known = np.isfinite(down) and np.isfinite(right)
+    aspect = image.shape[1] * right / (image.shape[0] * down) if known else None
+    return pictures.thumbnail(
+        image, store.mask(row), store.vocabulary, palette(opened), aspect=aspect, side=side
+    )
+
+
+def hit_cards(found: Found, opened: Opened, cart: Cart) -> str:
+    """The hits, each with its reasons behind the picture and a button for the support set."""
+    if not found.result.hits:
+        return text.placeholder("No similar case", "The index has no slice that fits.")
+    inside = {item.key for item in cart}
+
+    def card(hit: Hit) -> text.Card:
+        key = f"{opened.key}/{hit.row_id}"
+        annotated = opened.index.store.has_mask(hit.row_id)
+        taken = key in inside
+        return text.Card(
+            key=str(hit.row_id),
+            image=row_picture(opened, hit.row_id),
+            alt=f"Hit {hit.rank}: {hit.volume_id}, slice {hit.slice_index}. Show why it was found",
+            lines=text.caption(hit, found.result.mode),
+            action="add",
+            button=("✓ in the set" if taken else "+ add") if annotated else "not annotated",
+            describe=f"Add hit {hit.rank} to the support set",
+            badge=str(hit.rank),
+            active=taken or not annotated,
+            opens="why",
+        )
+
+    return text.cards(map(card, found.result.hits), kind="hits")
+
+
+def why(found: Found, hit: Hit, query: Query, opened: Opened) -> str:
+    """The best pair of slices of a hit side by side, and all pairs as a table."""
+    best = hit.matches[0]
+    policy = opened.policy
+    axis = slice_axis(query.volume.grid, policy.axis)
+    own = pictures.thumbnail(
+        query.view(policy, policy.window, best.query_slice).image,
+        aspect=text.aspect(query.volume.grid, axis),
+        side=320,
+    )
+    other = row_picture(opened, hit.row_id, side=320)
+    pair = "".join(
+        f'<figure><img src="{pictures.data_uri(image, lossy=True)}" alt="{escape(caption)}">'
+        f"<figcaption>{escape(caption)}</figcaption></figure>"
+        for image, caption in (
+            (own, f"your slice {best.query_slice}"),
+            (other, f"{hit.volume_id}, slice {hit.slice_index}"),
+        )
+    )
+    return text.why(hit, found.result.mode, pair)
+
+
+def cart_cards(cart: Cart, colours: Palette) -> str:
+    """The support set, each slice with a button to take it out."""
+    if not cart:
+        return text.placeholder(
+            "No slices chosen",
+            "Fine to leave empty: the most similar annotated slices are then found "
+            "for every slice by themselves.",
+        )
+    return text.cards(
+        (
+            text.Card(
+                key=item.key,
+                image=pictures.thumbnail(
+                    item.support.image,
+                    item.support.mask,
+                    item.support.names,
+                    colours.with_names(item.support.names.values()),
+                    side=144,
+                ),
+                alt=item.title,
+                lines=[item.title, ", ".join(item.support.names.values()) or "no structure"],
+                action="remove",
+                button="remove",
+                describe=f"Remove {item.title} from the support set",
+            )
+            for item in cart
+        ),
+        kind="cart",
+    )
+
+
+def about(opened: Opened) -> str:
+    """What is in an index, what made it, and what it is not good for."""
+    m = opened.index.manifest
+    counts = m.counts
+    rows = {
+        "Index": m.name,
+        "Contents": f"{counts.volumes} cases of {counts.patients} patients, "
+        f"{counts.slices} slices, {counts.annotated_slices} of them annotated",
+        "Modalities": _listing(m.modalities),
+        "Regions": _listing(m.regions),
+        "Structures": ", ".join(m.vocabulary.values()) or "none",
+        "Embedder": f"{m.embedder.name} ({m.embedder.dim} numbers a slice); your image is compared "
+        "with the same one",
+        "Slices": f"{m.slices.axis}, intensity window {m.slices.window}",
+        "Source": m.source,
+        "License": m.license,
+    }
+    if opened.synthetic:
+        rows["Limits"] = (
+            "Synthetic phantoms computed from formulas, no patients. Good for trying the page out; "
+            "what it finds for a real image has no clinical meaning."
+        )
+    return _table(rows)
+
+
+def _listing(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} ({count})" for name, count in counts.items()) or "none"
+
+
+def _table(rows: Mapping[str, str]) -> str:
+    body = "".join(f"<tr><th>{escape(k)}</th><td>{escape(v)}</td></tr>" for k, v in rows.items())
+    return f'<div class="mr-about"><table><tbody>{body}</tbody></table></div>'
+
+
+def embedders(rows: Sequence[Mapping[str, Any]], own: str) -> str:
+    """Which embedders work on this machine; the index's own first."""
+    ordered = sorted(rows, key=lambda row: row["name"] != own)
+    return _table(
+        {
+            row["name"]: (f"{row['status']}, used by this index" if row["name"] == own
+                          else str(row["status"]))
+            for row in ordered
+        }
+    )  # fmt: skip

@@ -1,0 +1,130 @@
+"""What the visitor takes home: hits as CSV, settings as JSON, the mask as a file.
+
+File names and contents are neutral: nothing of the upload's name or header is in them.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from medretrieval import __version__
+from medretrieval.imaging import write_labels
+from medretrieval.types import RESEARCH_ONLY, LabelVolume, SearchResult
+from medretrieval.ui.session import Cart, Found, Outcome, Query
+
+HITS_FILE = "medretrieval-hits.csv"
+SETTINGS_FILE = "medretrieval-settings.json"
+MASK_FILE = "medretrieval-mask.nii.gz"
+PICTURE_MASK_FILE = "medretrieval-mask.png"
+
+COLUMNS = (
+    "rank",
+    "volume_id",
+    "score",
+    "slice_index",
+    "position_mm",
+    "labels",
+    "modality",
+    "region",
+    "row_id",
+    "query_slice",
+    "match_score",
+)
+
+
+def hits_csv(result: SearchResult) -> str:
+    """One line per hit, with its best match; labels separated by ";", slices counted from 0."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for hit in result.hits:
+        best = hit.matches[0] if hit.matches else None
+        writer.writerow(
+            {
+                "rank": hit.rank,
+                "volume_id": _safe(hit.volume_id),
+                "score": f"{hit.score:.6g}",
+                "slice_index": hit.slice_index,
+                "position_mm": "" if hit.position_mm is None else f"{hit.position_mm:.6g}",
+                "labels": _safe(";".join(hit.labels)),
+                "modality": _safe(hit.modality),
+                "region": _safe(hit.region),
+                "row_id": hit.row_id,
+                "query_slice": "" if best is None else best.query_slice,
+                "match_score": "" if best is None else f"{best.score:.6g}",
+            }
+        )
+    return out.getvalue()
+
+
+def _safe(text: str) -> str:
+    # Spreadsheets run cells that start so as formulas, and an index may come from anywhere.
+    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
+
+
+def settings_json(
+    *,
+    query: Query,
+    index: Mapping[str, Any],
+    found: Found | None,
+    cart: Cart,
+    outcome: Outcome | None,
+) -> str:
+    """All choices that lead to the results again, as JSON text.
+
+    Args:
+        index: name and embedder of the index, JSON-able.
+    """
+    grid = query.volume.grid
+    data: dict[str, Any] = {
+        "medretrieval": __version__,
+        "note": RESEARCH_ONLY,
+        "query": {
+            "kind": "synthetic example" if query.synthetic else "image",
+            "modality": query.volume.modality,
+            "shape": list(grid.shape),
+            "spacing_mm": [round(s, 6) for s in grid.spacing] if grid.spacing_known else None,
+        },
+        "index": dict(index),
+        "search": None,
+        "support_set": [{"key": item.key, "title": item.title} for item in cart],
+        "segmentation": None,
+    }
+    if found is not None:
+        data["search"] = {
+            "mode": found.result.mode,
+            "k": found.k,
+            "query_slice": found.slice_index,
+            "hits": found.result.to_json()["hits"],
+        }
+    if outcome is not None:
+        data["segmentation"] = {
+            "scope": outcome.scope,
+            "query_slice": outcome.slice_index,
+            "supports_from": "support set" if outcome.cart else "retrieval for each slice",
+            "support_k": None if outcome.cart else outcome.support_k,
+            **outcome.segmentation.to_json(),
+        }
+    return json.dumps(data, indent=2, ensure_ascii=False) + "\n"
+
+
+def nifti_bytes(labels: LabelVolume) -> bytes:
+    """The mask as a NIfTI file with exactly the grid of the image."""
+    return _written(labels, MASK_FILE)
+
+
+def png_bytes(labels: LabelVolume) -> bytes | None:
+    """The mask of a picture as PNG, label numbers as grey values; None for anything else."""
+    return None if labels.grid.spacing_known else _written(labels, PICTURE_MASK_FILE)
+
+
+def _written(labels: LabelVolume, name: str) -> bytes:
+    with tempfile.TemporaryDirectory(prefix="medretrieval-") as folder:
+        write_labels(labels, Path(folder) / name)
+        return (Path(folder) / name).read_bytes()

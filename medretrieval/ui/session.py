@@ -1,0 +1,201 @@
+"""What one visitor has on the page. Frozen, so that concurrent actions never share a change."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from medretrieval.errors import InputError, UsageError
+from medretrieval.imaging import make_slices, slice_axis
+from medretrieval.pipeline import Segmentation
+from medretrieval.types import (
+    Hit,
+    LabelVolume,
+    SearchResult,
+    Slice,
+    SlicePolicy,
+    Support,
+    Volume,
+)
+
+PAIR_SLICES = 8  # of an uploaded annotated volume, so many slices become supports
+
+
+def _token() -> str:
+    return uuid.uuid4().hex
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Query:
+    """The image that the visitor works on.
+
+    Attributes:
+        title: shown on the page; never a file name, which may hold a patient's name.
+        token: different for every image loaded, so that an older result is recognised.
+    """
+
+    volume: Volume
+    title: str
+    synthetic: bool = False
+    token: str = field(default_factory=_token)
+
+    def slices(self, policy: SlicePolicy) -> int:
+        """How many slices the image has across the axis of `policy`."""
+        return self.volume.grid.shape[slice_axis(self.volume.grid, policy.axis)]
+
+    def view(self, policy: SlicePolicy, window: str, index: int) -> Slice:
+        """One slice for display, across the axis of `policy` with another intensity window."""
+        shown = SlicePolicy(axis=policy.axis, window=window, max_side=policy.max_side)
+        return next(iter(make_slices(self.volume, shown, indices=[index])))
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Found:
+    """The outcome of a search, and what it was a search for.
+
+    Attributes:
+        query: token of the query.
+        slice_index: the only slice that was searched with, None for all.
+        embedded: embeddings of all slices (`retrieval.query.QueryEmbeddings`) if they were made.
+    """
+
+    result: SearchResult
+    query: str
+    index: str
+    k: int
+    slice_index: int | None
+    embedded: Any = None
+
+    def fits(self, query: Query, index: str) -> bool:
+        """Whether this was a search for the same image in the same index."""
+        return (self.query, self.index) == (query.token, index)
+
+    def hit(self, row_id: int) -> Hit:
+        """The hit that shows database row `row_id`.
+
+        Raises:
+            UsageError: no hit of this search shows it.
+        """
+        for hit in self.result.hits:
+            if hit.row_id == row_id:
+                return hit
+        raise UsageError("that case is not among the results any more; search again")
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class CartItem:
+    """An annotated slice in the support set.
+
+    Attributes:
+        key: "<index>/<row>" for a slice of an index, "own/<hash>" for an uploaded one.
+        row_id: row of the index; None for an uploaded pair.
+    """
+
+    key: str
+    support: Support
+    title: str
+    row_id: int | None = None
+
+
+Cart = tuple[CartItem, ...]
+
+
+def add_to_cart(cart: Cart, items: Iterable[CartItem]) -> Cart:
+    """The cart with further items at its end; what is in it already stays where it is."""
+    merged = {item.key: item for item in cart}
+    for item in items:
+        merged.setdefault(item.key, item)
+    return tuple(merged.values())
+
+
+def remove_from_cart(cart: Cart, key: str) -> Cart:
+    """The cart without the item `key` (unchanged if it holds none)."""
+    return tuple(item for item in cart if item.key != key)
+
+
+def collect(
+    hits: Iterable[Hit], index: str, support: Callable[[Hit], Support | None]
+) -> tuple[list[CartItem], int]:
+    """Cart items of the hits that are annotated, and how many hits are not."""
+    items, without = [], 0
+    for hit in hits:
+        found = support(hit)
+        if found is None:
+            without += 1
+            continue
+        items.append(
+            CartItem(
+                key=f"{index}/{hit.row_id}",
+                row_id=hit.row_id,
+                support=found,
+                title=f"{hit.volume_id} · slice {hit.slice_index}",
+            )
+        )
+    return items, without
+
+
+def own_pair(volume: Volume, labels: LabelVolume, policy: SlicePolicy) -> list[CartItem]:
+    """Supports from the visitor's own annotated image: its labelled slices, at most 8, spread out.
+
+    Raises:
+        InputError: nothing is labelled.
+    """
+    axis = slice_axis(volume.grid, policy.axis)
+    across = tuple(a for a in range(3) if a != axis)
+    labelled = np.flatnonzero((labels.voxels != 0).any(axis=across))
+    if not len(labelled):
+        raise InputError(
+            "the mask is empty: every voxel is 0. Expected a label map in which structures have "
+            "the values 1, 2, ...; upload another mask"
+        )
+    if len(labelled) > PAIR_SLICES:
+        labelled = labelled[np.linspace(0, len(labelled) - 1, PAIR_SLICES).round().astype(int)]
+    pair = _token()[:8]
+    return [
+        CartItem(
+            key=f"own/{pair}/{part.index}",
+            support=Support(
+                image=part.image,
+                mask=part.mask,
+                names=names_on(part.mask, labels.names),
+                key=f"own-{pair}:{part.index}",
+            ),
+            title=f"own pair · slice {part.index}",
+        )
+        for part in make_slices(volume, policy, labels=labels, indices=labelled.tolist())
+        if part.mask is not None
+    ]
+
+
+def names_on(mask: np.typing.NDArray[Any], names: Mapping[int, str]) -> dict[int, str]:
+    """Names of the labels that occur in `mask`; "label_<value>" where there is none."""
+    return {
+        int(value): names.get(int(value), f"label_{value}")
+        for value in np.unique(mask)
+        if value != 0
+    }
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Outcome:
+    """A finished segmentation, and what it was made from."""
+
+    segmentation: Segmentation
+    query: str  # token
+    index: str
+    scope: str  # "slice" or "volume"
+    slice_index: int | None
+    cart: tuple[str, ...]  # keys; empty where the supports were retrieved for each slice
+    support_k: int
+
+    def mask(self, policy: SlicePolicy, index: int) -> np.typing.NDArray[Any]:
+        """(H, W) label map of one slice at its full size, in display convention."""
+        from medretrieval.imaging import extract
+
+        grid = self.segmentation.labels.grid
+        axis = slice_axis(grid, policy.axis)
+        return extract(self.segmentation.labels.voxels, grid, axis, index)

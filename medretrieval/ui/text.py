@@ -1,0 +1,261 @@
+"""The words of the page as HTML. Everything that comes from a file or an index is escaped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medretrieval.errors import UsageError
+from medretrieval.imaging.geometry import display_axes, orientation
+from medretrieval.types import UNKNOWN, Grid, Hit, Volume
+from medretrieval.ui.pictures import Palette, data_uri
+
+PLANES = ("sagittal", "coronal", "axial")
+# First letter: the edge at the top; second: the edge at the left (of the patient).
+EDGES = {"axial": "A R", "coronal": "S R", "sagittal": "S A"}
+MODES = {
+    "slice": "Slices like the shown slice",
+    "count": "Cases, by number of matching slices",
+    "weighted": "Cases, middle slices count more",
+    "rerank": "Cases, re-ranked over all slices",
+}
+SCORES = {
+    "slice": ("similarity", "cosine similarity of the two slices; 1 is identical"),
+    "count": ("matches", "how many slices of your image have their best match in this case"),
+    "weighted": ("weight", "matches, weighted by how near the slice is to the middle"),
+    "rerank": ("sum", "sum over your slices of the best similarity within this case"),
+}
+
+
+def status(kind: str, message: str) -> str:
+    """A line below an action. `kind` is "idle", "ok", "warning" or "error"."""
+    role = "alert" if kind in ("warning", "error") else "status"
+    sign = {"ok": "✓", "warning": "!", "error": "!"}.get(kind, "")
+    mark = f'<span class="mr-sign" aria-hidden="true">{sign}</span>' if sign else ""
+    return (
+        f'<div class="mr-status mr-{kind}" role="{role}">{mark}<span>{escape(message)}</span></div>'
+    )
+
+
+def header(limits: str) -> str:
+    """The top of the page; `limits` is the sentence that no visitor may miss."""
+    return (
+        '<header class="mr-header"><h1>medretrieval</h1><p>Find annotated images like yours, see '
+        "why, and segment yours from them.</p>"
+        f'<div class="mr-limits">{escape(limits)}</div></header>'
+    )
+
+
+def footer(limits: str) -> str:
+    """Limits of use, and what happens to uploads."""
+    return (
+        f'<div class="mr-foot"><b>{escape(limits)}</b> The demo index is synthetic, and '
+        "sam2-micro, the segmenter that comes with the page, is small and trained on synthetic "
+        "images only: check every mask. An upload is deleted from disk as soon as it is read, and "
+        "kept in memory for an hour at most; names and other identifiers in DICOM files are "
+        "neither shown nor stored. Slices are counted from 0.</div>"
+    )
+
+
+def step(number: int, title: str) -> str:
+    """Heading of a column."""
+    return f'<div class="mr-step"><i aria-hidden="true">{number}</i><h2>{escape(title)}</h2></div>'
+
+
+def label_names(text: str | None) -> dict[int, str] | None:
+    """Names of mask values from "1=liver, 2=spleen"; None if there are none.
+
+    Raises:
+        UsageError: not of that form.
+    """
+    names: dict[int, str] = {}
+    for item in filter(None, (part.strip() for part in (text or "").split(","))):
+        value, equals, name = (part.strip() for part in item.partition("="))
+        if not (equals and value.isdecimal() and int(value) > 0 and name):
+            raise UsageError(
+                f"{item!r} does not name a mask value; write for example 1=liver, 2=spleen"
+            )
+        names[int(value)] = name
+    return names or None
+
+
+def size_line(volume: Volume) -> str:
+    """Modality, size and spacing of an image in one line; nothing that identifies a patient."""
+    grid = volume.grid
+    parts = [] if volume.modality == UNKNOWN else [volume.modality]
+    if not grid.spacing_known:
+        parts.append("\u00d7".join(map(str, grid.shape[:2])) + " pixels, spacing unknown")
+    else:
+        parts.append("\u00d7".join(map(str, grid.shape)) + " voxels")
+        parts.append("\u00d7".join(f"{s:.3g}" for s in grid.spacing) + " mm")
+    return " · ".join(parts)
+
+
+def plane(grid: Grid, axis: int) -> str:
+    """The plane that slices across stored `axis` are nearest to."""
+    return PLANES[int(orientation(grid.affine)[axis, 0])]
+
+
+def aspect(grid: Grid, axis: int) -> float:
+    """Width divided by height of a displayed slice, in mm (pixels where spacing is unknown)."""
+    row, column, _, _ = display_axes(grid.affine, axis)
+    spacing = grid.spacing
+    return (grid.shape[column] * spacing[column]) / (grid.shape[row] * spacing[row])
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A slice to show large, with an optional transparent overlay of the same extent."""
+
+    image: NDArray[np.uint8]
+    aspect: float
+    alt: str
+    edges: str = ""  # letters at the top and the left edge, e.g. "A R"; empty if unknown
+    note: str = ""
+    overlay: NDArray[np.uint8] | None = None
+
+
+def stage(shown: Stage, *, comparison: bool = False) -> str:
+    """The picture as HTML; with `comparison`, the plain picture is there a second time."""
+    plain = f'<img class="mr-base" src="{data_uri(shown.image)}" alt="{escape(shown.alt)}">'
+    letters = ""
+    if shown.edges:
+        top, left = shown.edges.split()
+        letters = (
+            f'<span class="mr-edge mr-top" aria-hidden="true">{top}</span>'
+            f'<span class="mr-edge mr-left" aria-hidden="true">{left}</span>'
+        )
+    note = f'<span class="mr-note">{escape(shown.note)}</span>' if shown.note else ""
+    over = ""
+    if shown.overlay is not None:
+        over = f'<img class="mr-over" src="{data_uri(shown.overlay)}" alt="">'
+
+    def frame(inside: str, kind: str = "") -> str:
+        fit = f'<div class="mr-fit" style="--aspect:{shown.aspect:.4f}">{inside}</div>'
+        return f'<div class="mr-stage{kind}">{fit}{letters}{note}</div>'
+
+    if not comparison:
+        return frame(plain + over)
+    return f'<div class="mr-pair">{frame(plain, " mr-plain")}{frame(plain + over)}</div>'
+
+
+def placeholder(title: str, hint: str) -> str:
+    """What stands where a picture or a list will be."""
+    return f'<div class="mr-empty"><b>{escape(title)}</b><span>{escape(hint)}</span></div>'
+
+
+@dataclass(frozen=True)
+class Card:
+    """A small picture with a caption and one button.
+
+    Attributes:
+        key: what the button's action is about.
+        lines: caption, first line first; the first is set in bold.
+        action, button: name of the action and text of the button; no button if `button` is empty.
+        describe: the button for a screen reader, `button` if empty.
+        active: the action is done already or impossible: the button is disabled.
+        opens: action of a click on the picture; none if empty.
+    """
+
+    key: str
+    image: NDArray[np.uint8]
+    alt: str
+    lines: Sequence[str]
+    action: str
+    button: str = ""
+    describe: str = ""
+    badge: str = ""
+    active: bool = False
+    opens: str = ""
+
+
+def cards(items: Iterable[Card], *, kind: str) -> str:
+    """Cards in a grid; `kind` ("hits", "cart", "examples") sets their size."""
+    return f'<ul class="mr-cards mr-{kind}">{"".join(map(_card, items))}</ul>'
+
+
+def _card(card: Card) -> str:
+    picture = (
+        f'<img src="{data_uri(card.image, lossy=True)}" alt="{escape(card.alt)}" loading="lazy">'
+    )
+    badge = (
+        f'<span class="mr-badge" aria-hidden="true">{escape(card.badge)}</span>'
+        if card.badge
+        else ""
+    )
+    data = f'data-key="{escape(card.key)}"'
+    if card.opens:
+        picture = (
+            f'<button type="button" class="mr-picture" data-action="{card.opens}" {data} '
+            f'aria-label="{escape(card.alt)}">{picture}{badge}</button>'
+        )
+    else:
+        picture = f'<div class="mr-picture">{picture}{badge}</div>'
+    lines = "".join(f"<span>{escape(line)}</span>" for line in card.lines)
+    button = ""
+    if card.button:
+        pressed = ' disabled class="mr-done"' if card.active else ""
+        button = (
+            f'<button type="button" data-action="{card.action}" {data}{pressed} '
+            f'aria-label="{escape(card.describe or card.button)}">{escape(card.button)}</button>'
+        )
+    return f'<li class="mr-card">{picture}<div class="mr-caption">{lines}</div>{button}</li>'
+
+
+def score(hit: Hit, mode: str) -> str:
+    """The score of a hit with its unit, e.g. "similarity 0.912" or "matches 7"."""
+    unit = SCORES.get(mode, ("score", ""))[0]
+    return f"{unit} {hit.score:.0f}" if mode == "count" else f"{unit} {hit.score:.3f}"
+
+
+def caption(hit: Hit, mode: str) -> list[str]:
+    """Lines of a hit's caption: score, case, slice, labels, and the query slice it met."""
+    best = hit.matches[0] if hit.matches else None
+    met = f" ↔ your slice {best.query_slice}" if best is not None else ""
+    about = " · ".join(part for part in (hit.modality, hit.region) if part != UNKNOWN)
+    lines = [score(hit, mode), hit.volume_id, f"slice {hit.slice_index}{met}"]
+    if about:
+        lines.append(about)
+    lines.append(", ".join(hit.labels) if hit.labels else "no labels on this slice")
+    return lines
+
+
+def why(hit: Hit, mode: str, pair: str, *, most: int = 8) -> str:
+    """The slice pairs that explain a hit, as a table below `pair`, the HTML of two pictures."""
+    rows = "".join(
+        f"<tr><td>{m.query_slice}</td><td>{m.slice_index}</td><td>{m.score:.3f}</td></tr>"
+        for m in hit.matches[:most]
+    )
+    more = len(hit.matches) - most
+    rest = f"<p>and {more} more pairs; all are in the settings file</p>" if more > 0 else ""
+    explained = escape(SCORES.get(mode, ("", "score"))[1])
+    return (
+        f'<section class="mr-why"><h3>Why #{hit.rank}, {escape(hit.volume_id)}</h3>'
+        f'<p><b>{escape(score(hit, mode))}</b>: {explained}.</p><div class="mr-two">{pair}</div>'
+        "<table><thead><tr><th>your slice</th><th>its slice</th><th>similarity</th></tr></thead>"
+        f"<tbody>{rows}</tbody></table>{rest}</section>"
+    )
+
+
+def legend(structures: Sequence[Mapping[str, Any]], palette: Palette) -> str:
+    """Colour, name, voxel count and volume of each structure as a table."""
+    if not structures:
+        return placeholder("Nothing was found", "The supports show no structure on this image.")
+    rows = "".join(
+        f'<tr><td><i style="background:{palette.css(s["name"])}"></i>{escape(s["name"])}</td>'
+        f"<td>{s['voxels']:,}</td><td>{_millilitres(s['ml'])}</td></tr>"
+        for s in structures
+    )
+    return (
+        '<table class="mr-legend"><thead><tr><th>structure</th><th>voxels</th><th>ml</th></tr>'
+        f"</thead><tbody>{rows}</tbody></table>"
+    )
+
+
+def _millilitres(ml: float | None) -> str:
+    return "unknown" if ml is None else f"{ml:.3g}" if ml < 1000 else f"{ml:.0f}"

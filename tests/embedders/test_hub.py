@@ -1,0 +1,206 @@
+"""The real Hub client against servers on this machine: answers, refusals, silence, downloads."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import socket
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from medretrieval.embedders import REGISTRY, EmbedderSpec, hub
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+FETCH = """
+import sys
+from medretrieval.embedders import hub, load_embedder
+from medretrieval.errors import UnavailableError
+hub.REQUEST_TIMEOUT_S = 0.5
+try:
+    load_embedder("dinov2-base")
+except UnavailableError as error:
+    print(error)
+print(sorted({"torch", "transformers"} & set(sys.modules)))
+"""
+
+LOAD = """
+import dataclasses, json
+import numpy as np
+from medretrieval.embedders import EmbedderSpec, load_embedder
+from medretrieval.errors import MedRetrievalError
+spec = EmbedderSpec(**json.loads(SPEC))
+try:
+    embedder = load_embedder(spec)
+except MedRetrievalError as error:
+    print(json.dumps({"error": str(error)}))
+else:
+    picture = np.arange(900, dtype=np.uint8).reshape(30, 30)
+    print(json.dumps({
+        "identity": dataclasses.asdict(embedder.identity),
+        "row": embedder.embed_batch([picture])[0].tolist(),
+    }))
+"""
+
+
+def _load_script(spec: EmbedderSpec) -> str:
+    fields = dataclasses.asdict(spec)
+    return f"SPEC = {json.dumps(json.dumps(fields))}\n" + LOAD
+
+
+def _refusal(done: subprocess.CompletedProcess[str]) -> str:
+    """The one message, given without loading torch."""
+    assert done.returncode == 0, done.stderr
+    message, modules = done.stdout.splitlines()
+    assert modules == "[]"
+    assert "Traceback" not in done.stderr
+    spec = REGISTRY["dinov2-base"]
+    assert f"hf download facebook/dinov2-base --revision {spec.revision}" in message
+    assert "weights=FOLDER" in message
+    return message
+
+
+@pytest.fixture
+def silent_port() -> Iterator[int]:
+    """A server that accepts connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        accepted: list[socket.socket] = []
+
+        def accept() -> None:
+            try:
+                while True:
+                    accepted.append(server.accept()[0])
+            except OSError:  # the server was closed
+                return
+
+        thread = threading.Thread(target=accept, daemon=True)
+        thread.start()
+        yield server.getsockname()[1]
+        server.shutdown(socket.SHUT_RDWR)
+        for connection in accepted:
+            connection.close()
+
+
+def test_offline(run_python: Run) -> None:
+    message = _refusal(run_python(FETCH, HF_HUB_OFFLINE="1"))
+    assert "HF_HUB_OFFLINE is set" in message
+
+
+def test_a_hub_that_never_answers(run_python: Run, silent_port: int) -> None:
+    message = _refusal(run_python(FETCH, HF_ENDPOINT=f"http://127.0.0.1:{silent_port}"))
+    assert f"http://127.0.0.1:{silent_port} did not give them (ReadTimeout" in message
+
+
+def test_a_hub_that_is_not_there(run_python: Run) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    message = _refusal(run_python(FETCH, HF_ENDPOINT=f"http://127.0.0.1:{port}"))
+    assert "did not give them (ConnectError" in message
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "says"),
+    [
+        (404, "RepoNotFound", "no such public repository"),
+        (404, "RevisionNotFound", "does not have that revision"),
+        (404, "EntryNotFound", "has no model.safetensors or pytorch_model.bin"),
+        (403, "GatedRepo", "gated: accept its terms"),
+        (401, "", "refuses access"),
+        (500, "", "answered with status 500"),
+        (503, "", "answered with status 503"),
+    ],
+)
+def test_a_hub_that_refuses(
+    status: int, code: str, says: str, run_python: Run, local_hub: Any
+) -> None:
+    local_hub.error = (status, code)
+    message = _refusal(run_python(FETCH, HF_ENDPOINT=local_hub.url))
+    assert says in message
+    asked = [request for request in local_hub.requests if "/facebook/dinov2-base/" in request]
+    assert len(asked) == len(set(asked)) <= 2  # one for each weights file: nothing is tried again
+
+
+def test_a_server_that_is_no_hub(run_python: Run, local_hub: Any) -> None:
+    local_hub.error = (200, "")
+    message = _refusal(run_python(FETCH, HF_ENDPOINT=local_hub.url))
+    assert "not a Hugging Face Hub" in message
+
+
+@pytest.fixture
+def served(local_hub: Any, tiny_folder: Callable[[str], Path]) -> Any:
+    """A Hub that has the tiny network under the name of the published one."""
+    folder = tiny_folder("dinov2-base")
+    local_hub.repo = "facebook/dinov2-base"
+    local_hub.files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    return local_hub
+
+
+@pytest.mark.parametrize("pinned", [True, False])
+def test_download_then_offline(
+    pinned: bool,
+    run_python: Run,
+    served: Any,
+    tiny_spec: Callable[..., EmbedderSpec],
+) -> None:
+    spec = tiny_spec("dinov2-base", revision=served.commit if pinned else "main")
+    online = run_python(_load_script(spec), HF_ENDPOINT=served.url)
+    first = json.loads(online.stdout)
+    assert first["identity"]["weights"] == "facebook/dinov2-base"
+    assert first["identity"]["revision"] == served.commit
+    assert any(request.startswith("GET") for request in served.requests)
+    asked = served.requests.copy()
+    offline = run_python(_load_script(spec), HF_ENDPOINT=served.url, HF_HUB_OFFLINE="1")
+    assert json.loads(offline.stdout) == first
+    cached = run_python(_load_script(spec), HF_ENDPOINT=served.url)
+    assert json.loads(cached.stdout) == first
+    # What is cached is used without asking for it.
+    assert not [request for request in served.requests[len(asked) :] if "dinov2" in request]
+
+
+def test_only_the_other_weights_file(
+    run_python: Run, served: Any, tiny_spec: Callable[..., EmbedderSpec]
+) -> None:
+    served.files.pop("preprocessor_config.json")
+    spec = tiny_spec(
+        "dinov2-base", revision="main", filenames=("absent.safetensors", "model.safetensors")
+    )
+    done = run_python(_load_script(spec), HF_ENDPOINT=served.url)
+    assert json.loads(done.stdout)["identity"]["revision"] == served.commit
+
+
+def test_a_repository_that_changes_during_the_download(
+    run_python: Run, served: Any, tiny_spec: Callable[..., EmbedderSpec]
+) -> None:
+    served.moves_to = "beef" + 36 * "0"
+    done = run_python(
+        _load_script(tiny_spec("dinov2-base", revision="main")), HF_ENDPOINT=served.url
+    )
+    assert "changed during the download" in json.loads(done.stdout)["error"]
+
+
+def test_a_damaged_download_is_refused(
+    run_python: Run, served: Any, tiny_spec: Callable[..., EmbedderSpec]
+) -> None:
+    served.files["model.safetensors"] = served.files["model.safetensors"][:1000]
+    done = run_python(
+        _load_script(tiny_spec("dinov2-base", revision="main")), HF_ENDPOINT=served.url
+    )
+    assert "cannot be read as weights" in json.loads(done.stdout)["error"]
+
+
+def test_deadline_of_the_whole_answer() -> None:
+    never = threading.Event()
+    with pytest.raises(TimeoutError, match=r"no answer within 0\.01 s"):
+        hub._within(0.01, never.wait)
+    assert hub._within(60, lambda: "answer") == "answer"
+
+    def fail() -> str:
+        raise ValueError("its own error")
+
+    with pytest.raises(ValueError, match="its own error"):
+        hub._within(60, fail)

@@ -1,0 +1,1 @@
+"""How the weights of `sam2-micro` are made: synthetic episodes, the training loop, its export."""
