@@ -37,7 +37,7 @@ from medretrieval.ui.backend import DEMO, INDEXES_VARIABLE, Backend, listed_inde
 from medretrieval.ui.pictures import Palette
 
 try:
-    import spaces  # type: ignore[import-not-found]
+    import spaces
 except ImportError:  # anywhere but on a Space with ZeroGPU
     spaces = None
 
@@ -154,13 +154,14 @@ class Page:
         gr.HTML(text.step(1, "Your image"))
         self.upload = gr.File(
             label="PNG, JPEG, TIFF, NIfTI, DICOM, or a zip of a DICOM series",
-            height=104,
+            height=124,
             elem_id="mr-upload",
         )
-        self.examples = self._cards(
-            "examples",
-            text.placeholder("Examples are being prepared", "The first start takes a minute."),
-        )
+        with gr.Accordion("Examples", open=True) as self.examples_panel:
+            self.examples = self._cards(
+                "examples",
+                text.placeholder("Being prepared", "The first start takes a minute or two."),
+            )
         self.image_status = gr.HTML(
             text.status("idle", "Upload an image, or click an example."), elem_id="mr-image-status"
         )
@@ -176,6 +177,7 @@ class Page:
             value="",
             label="Window",
             info="For display only; a search uses the window of the index.",
+            visible=False,
             elem_id="mr-window",
         )
         with gr.Accordion("More options", open=False):
@@ -280,7 +282,7 @@ class Page:
                 "Segment this slice", variant="primary", min_width=140, elem_id="mr-segment-slice"
             )
             self.segment_volume = gr.Button(
-                "Segment the whole volume", min_width=140, elem_id="mr-segment-volume"
+                "Segment whole volume", min_width=140, elem_id="mr-segment-volume"
             )
         self.segment_status = gr.HTML("", elem_id="mr-segment-status")
         self.result = gr.HTML(
@@ -337,7 +339,10 @@ class Page:
         unsegmented = "outcome result result_tools segment_status"
         sliders = "viewer slice result_slice window"
         carts = "cart cart_view hits segment_status structures settings_file"
-        loaded = f"query found upload mode hits why search_status segment_volume {sliders} {files}"
+        loaded = (
+            f"query found upload mode hits why search_status segment_volume {sliders} {files} "
+            "examples_panel"
+        )
         choosing = f"found hits why search_status structures {about} {sliders} {files}"
         options = [self.window, self.slice, self.segmenter, self.support_k, self.structures]
 
@@ -357,11 +362,11 @@ class Page:
         for slider in (self.slice, self.result_slice):
             self._on(
                 slider.input, with_session(act.show), [*session, self.window, slider],
-                "viewer result slice result_slice", "image_status", trigger_mode="always_last",
+                "viewer result slice result_slice hits", "image_status", trigger_mode="always_last",
             )  # fmt: skip
         self._on(
             self.window.input, with_session(act.show), [*session, self.window, self.slice],
-            "viewer result slice result_slice", "image_status",
+            "viewer result slice result_slice hits", "image_status",
         )  # fmt: skip
         self._on(
             self.index.input, act.choose_index, [self.index, self.query],
@@ -374,20 +379,21 @@ class Page:
         )  # fmt: skip
 
         def hit(event: gr.EventData, *values: Any) -> dict[str, Any]:
-            action = act.add_hit if event.action == "add" else act.why
-            return action(from_values(values), event.key)
+            if event.action == "why":
+                return act.why(from_values(values[:5]), event.key)
+            return act.add_hit(from_values(values[:5]), values[5], event.key)
 
-        self._on(self.hits.click, hit, session, f"{carts} why", "search_status", event=True)
-        self._on(self.add_all.click, with_session(act.add_hits), session, carts, "segment_status")
-        self._on(self.clear.click, with_session(act.empty), session, carts, "segment_status")
-        self._on(
-            self.cart_view.click,
-            lambda event, *values: act.remove(from_values(values), event.key),
-            session, carts, "segment_status", event=True,
-        )  # fmt: skip
+        def taken_out(event: gr.EventData, *values: Any) -> dict[str, Any]:
+            return act.remove(from_values(values[:5]), values[5], event.key)
+
+        shown = [*session, self.slice]
+        self._on(self.hits.click, hit, shown, f"{carts} why", "search_status", event=True)
+        self._on(self.add_all.click, with_session(act.add_hits), shown, carts, "segment_status")
+        self._on(self.clear.click, with_session(act.empty), shown, carts, "segment_status")
+        self._on(self.cart_view.click, taken_out, shown, carts, "segment_status", event=True)
         self._on(
             self.own_add.click, with_session(act.add_own),
-            [*session, self.own_image, self.own_mask, self.own_names],
+            [*shown, self.own_image, self.own_mask, self.own_names],
             f"{carts} own_image own_mask", "segment_status", shown=self.cart_view,
         )  # fmt: skip
         for scope, button in (("slice", self.segment_slice), ("volume", self.segment_volume)):
@@ -644,6 +650,15 @@ def theme() -> gr.themes.Base:
         font=["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"],
         font_mono=["ui-monospace", "Menlo", "Consolas", "monospace"],
         spacing_size=gr.themes.sizes.spacing_sm,
+    ).set(
+        # Enough contrast for small text (WCAG AA) on both grounds.
+        body_text_color_subdued="*neutral_600",
+        body_text_color_subdued_dark="*neutral_300",
+        block_info_text_color="*neutral_600",
+        block_info_text_color_dark="*neutral_300",
+        button_secondary_text_color="*neutral_800",
+        button_primary_background_fill="*primary_600",
+        button_primary_background_fill_hover="*primary_700",
     )
 
 

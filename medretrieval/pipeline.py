@@ -32,7 +32,7 @@ from medretrieval.types import (
 )
 
 if TYPE_CHECKING:
-    from medretrieval.index import Case
+    from medretrieval.index import Case, IndexStore
     from medretrieval.retrieval.engine import Index
     from medretrieval.segmentation.volume import BatchSegmenter
 
@@ -215,14 +215,7 @@ def open_demo(*, rebuild: bool = False, progress: Progress = no_progress) -> Dem
 
     folder = cache_dir() / f"demo-{__version__}"
     index = folder / "index"
-    usable = False
-    if index.exists() and not rebuild:
-        try:
-            open_store(index)
-            usable = True
-        except IndexFormatError as error:
-            logger.warning("the demo index is damaged and is built again: %s", error)
-    if not usable:
+    if rebuild or not _usable(index):
         folder.mkdir(parents=True, exist_ok=True)
         build(
             demo_cases(KINDS, DEMO_SEEDS),
@@ -236,27 +229,47 @@ def open_demo(*, rebuild: bool = False, progress: Progress = no_progress) -> Dem
             force=True,
             progress=progress,
         )
-    return Demo(index=index, queries=_demo_queries(folder / "queries"))
+    return Demo(index=index, queries=_demo_queries(folder / "queries", open_store(index)))
 
 
-def _demo_queries(folder: Path) -> tuple[DemoQuery, ...]:
+def _usable(index: Path) -> bool:
+    from medretrieval.index import open_store
+
+    try:
+        open_store(index)
+    except IndexFormatError as error:
+        if index.exists():
+            logger.warning("the demo index is damaged and is built again: %s", error)
+        return False
+    return True
+
+
+def _demo_queries(folder: Path, store: IndexStore) -> tuple[DemoQuery, ...]:
     from pydicom.data import get_testdata_file
 
     from medretrieval.imaging import write_labels, write_volume
     from medretrieval.phantoms import KINDS, make_case
 
     folder.mkdir(parents=True, exist_ok=True)
+    value_of = {name: value for value, name in store.vocabulary.items()}
     queries = []
     for kind, spec in KINDS.items():
-        suffix = ".png" if spec.two_dimensional else ".nii.gz"
+        suffix = ".png" if spec.axis == "picture" else ".nii.gz"
         path, truth = folder / f"{kind}{suffix}", folder / f"{kind}-truth{suffix}"
         if not (path.exists() and truth.exists()):
             case = make_case(kind, DEMO_QUERY_SEED)
-            write_labels(case.labels, truth, overwrite=True)
+            # The same structure has the same value in the index, the truth and a mask made here.
+            values = np.zeros(max(case.labels.names) + 1, np.uint8)
+            for value, name in case.labels.names.items():
+                values[value] = value_of[name]
+            labels = LabelVolume(
+                voxels=values[case.labels.voxels],
+                grid=case.labels.grid,
+                names={int(values[v]): name for v, name in case.labels.names.items()},
+            )
+            write_labels(labels, truth, overwrite=True)
             write_volume(case.volume, path, overwrite=True)
-        queries.append(
-            DemoQuery(title=f"{spec.title} (synthetic)", path=path, truth=truth, synthetic=True)
-        )
+        queries.append(DemoQuery(title=spec.title, path=path, truth=truth, synthetic=True))
     for title, file in (
         ("CT slice (real, pydicom's sample)", "CT_small.dcm"),
         ("MR slice (real, pydicom's sample)", "MR_small.dcm"),

@@ -89,7 +89,8 @@ class SlicePolicy:
 
     Attributes:
         axis: "acquisition" (the stored axis with the coarsest spacing if it is at least 1.5 times
-            the finest, else the axial one), "axial", "coronal" or "sagittal".
+            the finest, else the axial one; of two equally coarse ones the axial), "axial",
+            "coronal" or "sagittal". An image one voxel thick is always cut along that axis.
         window: an intensity policy of `medretrieval.imaging.intensity.POLICIES`, or "auto".
         max_side: slices larger than this are reduced to it, in pixels.
     """

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from efficientnet_lite_pytorch import EfficientNet  # type: ignore[import-untyped]
+from efficientnet_lite_pytorch import EfficientNet
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from medretrieval.embedders.base import (

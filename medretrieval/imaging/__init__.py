@@ -1,6 +1,6 @@
 """Reading images, deriving their geometry, slicing them, and writing masks back."""
 
-from .geometry import (
+from medretrieval.imaging.geometry import (
     AXES,
     describe,
     display_axes,
@@ -12,12 +12,19 @@ from .geometry import (
     singleton_axis,
     slice_axis,
 )
-from .intensity import POLICIES, IntensityPolicy, Window, apply_window, resolve_window
-from .labels import label_names, read_labels, write_labels
-from .limits import max_bytes
-from .readers import read_volume, stem
-from .slices import make_slices, reduced_shape, resize_area, resize_nearest
-from .sniff import KNOWN, sniff, suffix_of
+from medretrieval.imaging.intensity import (
+    POLICIES,
+    IntensityPolicy,
+    Window,
+    apply_window,
+    resolve_window,
+)
+from medretrieval.imaging.labels import label_names, read_labels
+from medretrieval.imaging.limits import max_bytes
+from medretrieval.imaging.readers import read_volume, stem
+from medretrieval.imaging.slices import make_slices, reduced_shape, resize_area, resize_nearest
+from medretrieval.imaging.sniff import KNOWN, sniff, suffix_of
+from medretrieval.imaging.writing import write_labels, write_volume
 
 __all__ = [
     "AXES",
@@ -48,4 +55,5 @@ __all__ = [
     "stem",
     "suffix_of",
     "write_labels",
+    "write_volume",
 ]

@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from ..errors import InputError, MedRetrievalError
-from .limits import ENVIRONMENT, max_bytes, size_text
-from .sniff import HEAD_BYTES, KNOWN, kind_of, suffix_of
+from medretrieval.errors import InputError, MedRetrievalError
+from medretrieval.imaging.limits import ENVIRONMENT, max_bytes, size_text
+from medretrieval.imaging.sniff import HEAD_BYTES, KNOWN, kind_of, suffix_of
 
 _MAX_MEMBERS = 20_000
 # Medical images deflate by about 2, by 20 with much background; a bomb by up to 1032.
@@ -72,8 +72,10 @@ def _check_members(members: Sequence[zipfile.ZipInfo], what: str) -> None:
 
 def _is_clutter(name: str) -> bool:
     parts = PurePosixPath(name.replace("\\", "/")).parts
-    return "__MACOSX" in parts or any(p.startswith(".") for p in parts) or (
-        bool(parts) and parts[-1].lower() in ("thumbs.db", "desktop.ini")
+    return (
+        "__MACOSX" in parts
+        or any(p.startswith(".") for p in parts)
+        or (bool(parts) and parts[-1].lower() in ("thumbs.db", "desktop.ini"))
     )
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.utils import pixel_array
 
-from ..errors import InputError, UnavailableError
+from medretrieval.errors import InputError, UnavailableError
 
 _WORKER = Path(__file__).with_name("gdcm_worker.py")
 
@@ -60,7 +60,12 @@ class _Gdcm:
                 process.kill()
                 process.wait()
                 raise DecodeError("gdcm: its process died on this data")
-            raise DecodeError(f"gdcm: {answer.decode(errors='replace').strip()}")
+            raise DecodeError(_reason("gdcm", answer.decode(errors="replace")))
+
+
+def _reason(plugin: str, text: str) -> str:
+    """Return what a decoder said, in one line, without what pydicom puts before it."""
+    return f"{plugin}: {' '.join(text.split()).rpartition(f'{plugin}: ')[2]}"
 
 
 _gdcm = _Gdcm()
@@ -114,5 +119,5 @@ def decode(dataset: Any, path: Path, frame: int | None) -> NDArray[Any]:
             reasons.append(str(error))
         except Exception as error:
             # Every decoder has its own exceptions; the next one may succeed.
-            reasons.append(f"{plugin}: {' '.join(str(error).split())}")
+            reasons.append(_reason(plugin, str(error)))
     raise DecodeError("; ".join(reasons))

@@ -18,9 +18,9 @@ import pydicom
 from numpy.typing import NDArray
 from pydicom.pixels.processing import apply_color_lut, apply_modality_lut
 
-from ..errors import InputError, MedRetrievalError
-from .decode import check_decodable, decode
-from .limits import DEFLATE_RATIO, check_claim, max_bytes, size_text
+from medretrieval.errors import InputError, MedRetrievalError
+from medretrieval.imaging.decode import check_decodable, decode
+from medretrieval.imaging.limits import DEFLATE_RATIO, check_claim, max_bytes, size_text
 
 _HEADER_TAGS = [
     "SOPClassUID", "Modality", "SeriesInstanceUID", "SeriesNumber", "InstanceNumber", "Rows",
@@ -296,9 +296,7 @@ def _eight_bit(colors: NDArray[Any], bits: int) -> NDArray[np.uint8]:
     return (colors >> (bits - 8)).astype(np.uint8) if bits > 8 else colors.astype(np.uint8)
 
 
-def _scaled(
-    pixels: NDArray[Any], image: DicomImage, frame: int | None, what: str
-) -> NDArray[Any]:
+def _scaled(pixels: NDArray[Any], image: DicomImage, frame: int | None, what: str) -> NDArray[Any]:
     scaling = np.array(image.scaling, dtype=np.float64)
     if len(scaling) > 1 and frame is not None:
         scaling = scaling[frame : frame + 1]

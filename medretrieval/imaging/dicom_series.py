@@ -16,9 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError, UsageError
-from ..types import UNKNOWN, Grid, Volume
-from .dicom import (
+from medretrieval.errors import InputError, UsageError
+from medretrieval.imaging.dicom import (
     DicomImage,
     find_files,
     looks_like_dicom,
@@ -26,8 +25,9 @@ from .dicom import (
     read_pixels,
     same_direction,
 )
-from .geometry import check_affine, picture_grid
-from .limits import check_channel, check_claim, check_voxels
+from medretrieval.imaging.geometry import check_affine, picture_grid
+from medretrieval.imaging.limits import check_channel, check_claim, check_voxels
+from medretrieval.types import UNKNOWN, Grid, Volume
 
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _UNEVEN = 0.05  # share of the spacing by which a slice may be off its place
@@ -292,9 +292,7 @@ def _read_stack(images: Sequence[DicomImage], what: str, modality: str | None) -
             "slices: give one stack alone"
         )
     if any(i.spacing is None or not np.allclose(i.spacing, first.spacing, 1e-3) for i in images):
-        raise InputError(
-            f"{what} has slices of different pixel spacings; give one stack alone"
-        )
+        raise InputError(f"{what} has slices of different pixel spacings; give one stack alone")
     positions = np.concatenate([i.position for i in images if i.position is not None])
     lps = _plane(first, 0, what)
     order, step = _order(positions, lps[:3, 2], what)

@@ -1,8 +1,8 @@
 """Decode DICOM pixels with GDCM in a process of its own; run by `medretrieval.imaging.decode`.
 
 On damaged data GDCM's C++ code may end the process that it runs in, which must not be that of the
-user. Reads one JSON object a line ({"path", "frame"}), answers each with a line ("ok" and
-a number of bytes, or what was wrong) and, after "ok", an array in NumPy's format. Ends when its input ends.
+user. Reads one JSON object a line ({"path", "frame"}), answers each with a line ("ok" and a number
+of bytes, or what was wrong) and, after "ok", an array in NumPy's format. Ends when its input ends.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ def main() -> None:
                 )
             except Exception as error:
                 # Whatever GDCM or pydicom raise; the caller words it for the user.
-                answers.write(" ".join(f"{type(error).__name__}: {error}".split()).encode())
-                answers.write(b"\n")
+                reason = " ".join(str(error).split()) or type(error).__name__
+                answers.write(reason.encode() + b"\n")
             else:
                 # Through memory: NumPy cannot write to a pipe.
                 buffer = io.BytesIO()

@@ -21,8 +21,8 @@ import numpy as np
 from nibabel.orientations import io_orientation
 from numpy.typing import NDArray
 
-from ..errors import InputError, UsageError, unknown_name
-from ..types import Grid
+from medretrieval.errors import InputError, UsageError, unknown_name
+from medretrieval.types import Grid
 
 PLANES = {"sagittal": 0, "coronal": 1, "axial": 2}  # plane -> world axis (R, A, S) across it
 AXES = ("acquisition", *PLANES)

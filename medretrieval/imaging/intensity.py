@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import unknown_name
+from medretrieval.errors import unknown_name
 
 # Percentiles of more voxels than this are taken of every n-th voxel in memory order (n fixed by
 # the size), which is deterministic and leaves tens of thousands of voxels in each tail.

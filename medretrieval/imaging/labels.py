@@ -1,39 +1,30 @@
-"""Label maps: reading them onto the grid of their image, and writing them on exactly that grid."""
+"""Label maps: reading them onto the grid of their image."""
 
 from __future__ import annotations
 
-import gzip
 import os
-import uuid
 from collections.abc import Mapping
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from ..errors import InputError, UsageError
-from ..types import Grid, LabelVolume
-from .geometry import (
-    SAME_AFFINE_MM,
+from medretrieval.errors import InputError
+from medretrieval.imaging.geometry import (
     describe,
     display_axes,
-    extract,
     insert,
     picture_grid,
     same_grid,
     singleton_axis,
 )
-from .nifti import geometry_header, read_nifti
-from .pictures import read_label_picture
-from .sniff import sniff, suffix_of
+from medretrieval.imaging.nifti import read_nifti
+from medretrieval.imaging.pictures import read_label_picture
+from medretrieval.imaging.sniff import sniff
+from medretrieval.types import Grid, LabelVolume
 
 _UNSIGNED = (np.uint8, np.uint16, np.uint32, np.uint64)
-_PICTURES = (".png", ".tif", ".tiff")
-_VOLUMES = (".nii", ".nii.gz")
 
 
 def unsigned(values: NDArray[Any], what: str) -> NDArray[Any]:
@@ -164,123 +155,3 @@ def _only_slice(grid: Grid, what: str) -> int:
             "mask of a single slice: use NIfTI (.nii.gz)"
         )
     return axis
-
-
-def write_labels(
-    labels: LabelVolume, path: str | os.PathLike[str], *, overwrite: bool = False
-) -> None:
-    """Write a label map in the smallest unsigned dtype, on exactly its grid.
-
-    .nii and .nii.gz: with `grid.header` its qform, sform, codes and units are written as they are.
-    Without one (pictures, DICOM, computed volumes) the affine becomes the sform (code 1, scanner;
-    2, aligned, where the spacing is unknown), which NIfTI-1 stores as float32; the affines that
-    the DICOM and picture readers derive are of that precision already, so that they come back as
-    the same numbers. .png, .tif, .tiff: the displayed slice of a grid of one slice, 8 or 16 bit.
-
-    The file appears under its name only when it is complete; a failure leaves nothing behind.
-
-    Args:
-        labels: unsigned integers on `labels.grid`.
-        path: where to; the suffix decides the format.
-        overwrite: replace an existing file.
-
-    Raises:
-        UsageError: unknown suffix, existing file, missing folder, picture of a volume.
-        InputError: voxels that are not labels or not on their grid, or a failing disk.
-    """
-    path = Path(path)
-    suffix = suffix_of(path)
-    if suffix not in (*_VOLUMES, *_PICTURES):
-        raise UsageError(
-            f"cannot write a mask as {path.name!r}; expected a name ending in .nii.gz, .nii, "
-            ".png or .tif"
-        )
-    _check_target(path, overwrite)
-    if labels.voxels.shape != labels.grid.shape:
-        raise InputError(
-            f"a mask of shape {labels.voxels.shape} is not on its grid: {describe(labels.grid)}"
-        )
-    voxels = unsigned(labels.voxels, "the mask to write")
-    if suffix in _VOLUMES:
-        data = _nifti_bytes(voxels, labels.grid)
-        # No time stamp in the gzip header: the same mask gives the same file.
-        content = gzip.compress(data, mtime=0) if suffix == ".nii.gz" else data
-    else:
-        content = _picture_bytes(voxels, labels.grid, suffix)
-    _write_atomically(path, content)
-
-
-def _check_target(path: Path, overwrite: bool) -> None:
-    try:
-        is_folder, exists, has_parent = path.is_dir(), path.exists(), path.parent.is_dir()
-    except OSError as error:
-        raise UsageError(f"{path} cannot be written: {error.strerror or error}") from error
-    if "\0" in str(path):
-        raise UsageError(f"{str(path)!r} is not a name that a file can have")
-    if is_folder:
-        raise UsageError(f"{path} is a folder; give the name of a file in it")
-    if exists and not overwrite:
-        raise UsageError(
-            f"{path} exists already; choose another name, or allow overwriting "
-            "(overwrite=True; command line: --force)"
-        )
-    if not has_parent:
-        raise UsageError(f"the folder {path.parent} does not exist; create it first")
-
-
-def _nifti_bytes(voxels: NDArray[Any], grid: Grid) -> bytes:
-    if grid.header is not None:
-        header = geometry_header(grid.header, grid.shape)
-        affine = header.get_best_affine()
-    else:
-        new: Any = nib.Nifti1Header
-        header = new()
-        header.set_data_shape(grid.shape)
-        header.set_zooms(grid.spacing)
-        header.set_xyzt_units("mm")
-        header.set_sform(grid.affine, code=1 if grid.spacing_known else 2)
-        affine = header.get_best_affine()
-    if np.abs(affine - grid.affine).max() > SAME_AFFINE_MM:
-        raise InputError(
-            f"the affine of the mask cannot be stored in NIfTI within {SAME_AFFINE_MM} mm: "
-            f"{describe(grid)}. Coordinates this large are not plausible: check the geometry"
-        )
-    header.set_data_dtype(voxels.dtype)
-    kind: Any = nib.Nifti2Image if int(header["sizeof_hdr"]) == 540 else nib.Nifti1Image
-    data: bytes = kind(voxels, affine, header).to_bytes()
-    return data
-
-
-def _picture_bytes(voxels: NDArray[Any], grid: Grid, suffix: str) -> bytes:
-    axis = singleton_axis(grid.shape)
-    if axis is None and grid.shape[2] == 1:
-        axis = 2
-    if axis is None:
-        raise UsageError(
-            f"a mask of {'x'.join(map(str, grid.shape))} voxels is a volume and cannot be written "
-            f"as a {suffix} picture; use .nii.gz"
-        )
-    if voxels.dtype.itemsize > 2:
-        raise UsageError(
-            f"label values up to {voxels.max()} do not fit a 16-bit {suffix} picture; use .nii.gz"
-        )
-    buffer = BytesIO()
-    picture = Image.fromarray(np.ascontiguousarray(extract(voxels, grid, axis, 0)))
-    picture.save(buffer, format="PNG" if suffix == ".png" else "TIFF")
-    return buffer.getvalue()
-
-
-def _write_atomically(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{uuid.uuid4().hex}.partial")
-    try:
-        with open(temporary, "xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise InputError(
-            f"{path} cannot be written ({error.strerror or error}); check space and permissions"
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)

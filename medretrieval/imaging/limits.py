@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError, UsageError
+from medretrieval.errors import InputError, UsageError
 
 ENVIRONMENT = "MEDRETRIEVAL_MAX_BYTES"
 DEFAULT_MAX_BYTES = 3 << 29  # 1.5 GiB

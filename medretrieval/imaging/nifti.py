@@ -22,10 +22,9 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError, MedRetrievalError
-from ..types import UNKNOWN, Grid, Volume
-from .geometry import check_affine
-from .limits import (
+from medretrieval.errors import InputError, MedRetrievalError
+from medretrieval.imaging.geometry import check_affine
+from medretrieval.imaging.limits import (
     DEFLATE_RATIO,
     as_float32,
     check_channel,
@@ -34,6 +33,7 @@ from .limits import (
     rescale,
     size_text,
 )
+from medretrieval.types import UNKNOWN, Grid, Volume
 
 _log = logging.getLogger(__name__)
 

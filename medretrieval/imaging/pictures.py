@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from ..errors import InputError, MedRetrievalError
-from ..types import UNKNOWN, Volume
-from .geometry import picture_grid
-from .limits import as_float32, check_channel, check_claim, check_voxels
+from medretrieval.errors import InputError, MedRetrievalError
+from medretrieval.imaging.geometry import picture_grid
+from medretrieval.imaging.limits import as_float32, check_channel, check_claim, check_voxels
+from medretrieval.types import UNKNOWN, Volume
 
 _FORMATS = ("PNG", "JPEG", "TIFF")
 _JPEG = ("JPEG", "MPO")  # MPO: a JPEG with an embedded second view, of which the first is read

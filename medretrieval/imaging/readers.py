@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ..errors import InputError, UsageError
-from ..types import Volume
-from .archive import extracted
-from .dicom import find_files
-from .dicom_series import read_dicom_file, read_dicom_files, read_dicom_folder
-from .nifti import read_nifti_volume
-from .pictures import read_picture_volume
-from .sniff import HEAD_BYTES, KNOWN, kind_of, sniff, suffix_of
+from medretrieval.errors import InputError, UsageError
+from medretrieval.imaging.archive import extracted
+from medretrieval.imaging.dicom import find_files
+from medretrieval.imaging.dicom_series import read_dicom_file, read_dicom_files, read_dicom_folder
+from medretrieval.imaging.nifti import read_nifti_volume
+from medretrieval.imaging.pictures import read_picture_volume
+from medretrieval.imaging.sniff import HEAD_BYTES, KNOWN, kind_of, sniff, suffix_of
+from medretrieval.types import Volume
 
 
 def stem(name: str) -> str:

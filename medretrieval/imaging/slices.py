@@ -9,10 +9,17 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..errors import InputError, UsageError
-from ..types import LabelVolume, Slice, SlicePolicy, Volume
-from .geometry import describe, display_axes, extract, position_mm, same_grid, slice_axis
-from .intensity import apply_window, resolve_window
+from medretrieval.errors import InputError, UsageError
+from medretrieval.imaging.geometry import (
+    describe,
+    display_axes,
+    extract,
+    position_mm,
+    same_grid,
+    slice_axis,
+)
+from medretrieval.imaging.intensity import apply_window, resolve_window
+from medretrieval.types import LabelVolume, Slice, SlicePolicy, Volume
 
 
 def reduced_shape(shape: tuple[int, int], max_side: int) -> tuple[int, int]:

@@ -6,9 +6,9 @@ import gzip
 import zlib
 from pathlib import Path
 
-from ..errors import InputError
-from .dicom import looks_like_dicom
-from .nifti import GZIP_MAGIC, header_size
+from medretrieval.errors import InputError
+from medretrieval.imaging.dicom import looks_like_dicom
+from medretrieval.imaging.nifti import GZIP_MAGIC, header_size
 
 KNOWN = "PNG, JPEG, TIFF, NIfTI (.nii, .nii.gz), DICOM, or a zip of one of these"
 _PICTURES = (

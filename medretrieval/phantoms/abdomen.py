@@ -34,9 +34,9 @@ def paint_abdomen(t: Trunk, *, bowel: bool = True) -> None:
     _kidneys(t)
     if bowel:
         _small_bowel(t)
-    _spleen(t)
     _stomach(t)
     _colon(t)
+    _spleen(t)
     _liver(t)
 
 
@@ -46,7 +46,7 @@ def _liver(t: Trunk) -> None:
         return
     grow = float(rng.uniform(0.9, 1.15))
     left = float(rng.uniform(0.75, 1.2))
-    texture = c.tissue["liver"] + c.tissue["liver_texture"] * c.noise(4.0)
+    texture = c.tissue["liver"] + c.tissue["liver_texture"] * c.grain
     box: Box = ((-160, 90), (-125, 110), (-90, 115))
     s = c.region(box)
     if s is None:
@@ -84,9 +84,8 @@ def _liver(t: Trunk) -> None:
 def _liver_vessels(c: Canvas, liver: Field, box: Box) -> None:
     rng = c.rng
     s = c.region(box)
-    assert s is not None  # noqa: S101 - the caller found it
-    inside = np.argwhere(liver[s] < -7)
-    if len(inside) < 50:
+    inside = np.argwhere(liver[s] < -7) if s is not None else np.empty((0, 3))
+    if s is None or len(inside) < 50:
         return
     coordinates = [np.broadcast_to(a, liver[s].shape) for a in c.coordinates(s)]
     systems = (
@@ -103,15 +102,15 @@ def _liver_vessels(c: Canvas, liver: Field, box: Box) -> None:
 def _spleen(t: Trunk) -> None:
     c, rng = t.canvas, t.canvas.rng
     size = float(rng.uniform(0.85, 1.2))
-    centre = (100.0, 44.0, 30.0 + float(rng.normal(0, 6)))
+    centre = (102.0, 44.0, 32.0 + float(rng.normal(0, 5)))
     box = c.ellipsoid_box(centre, (64.0, 64.0, 64.0))
     s = c.region(box)
     if s is None:
         return
     x, y, z = c.coordinates(s)
-    d = ellipsoid(x, y, z, centre, (34 * size, 52 * size, 54 * size), (-12, 0, -28))
-    bite = 46 - np.sqrt((x - 60) ** 2 + (y - 8) ** 2 + (0.6 * (z - 35)) ** 2)
-    kidney = -ellipsoid(x, y, z, (64, 46, -4), (36, 38, 60), (0, -8, 0))
+    d = ellipsoid(x, y, z, centre, (38 * size, 56 * size, 58 * size), (-12, 0, -28))
+    bite = 41 - np.sqrt((x - 56) ** 2 + (y - 8) ** 2 + (0.6 * (z - 35)) ** 2)
+    kidney = -ellipsoid(x, y, z, (64, 46, -4), (31, 34, 56), (0, -8, 0))
     d = meet(d + 1.5 * t.bumps[s], bite, kidney, t.cavity[s] + 3, t.diaphragm[s] * 0.6 + 4, blend=7)
     full = np.full(c.shape, 60, dtype=np.float32)
     full[s] = d
@@ -120,6 +119,9 @@ def _spleen(t: Trunk) -> None:
 
 def _kidneys(t: Trunk) -> None:
     c, rng = t.canvas, t.canvas.rng
+    if float(c.z.min()) > 70 or float(c.z.max()) < -110:
+        return
+    columns = 3.0 * np.abs(c.noise(11.0))
     for side, name, height in ((-1, "right kidney", -22.0), (1, "left kidney", -6.0)):
         size = float(rng.uniform(0.88, 1.12))
         centre = (side * (63 + float(rng.normal(0, 2))), 44.0, height + float(rng.normal(0, 6)))
@@ -129,26 +131,28 @@ def _kidneys(t: Trunk) -> None:
         hilum = (centre[0] - side * 24, centre[1] - 13, centre[2])
 
         def bean(
-            x: Field, y: Field, z: Field, k: Point = centre, r: Point = radii, w: Point = turn,
+            x: Field,
+            y: Field,
+            z: Field,
+            k: Point = centre,
+            r: Point = radii,
+            w: Point = turn,
             h: Point = hilum,
-        ) -> Field:  # fmt: skip
+        ) -> Field:
             sinus = ellipsoid(x, y, z, h, (19.0, 12.0, 25.0), (0.0, 0.0, w[2]))
             return meet(ellipsoid(x, y, z, k, r, w), -sinus, blend=8)
 
         # Perirenal fat inside Gerota's fascia
-        c.paint("muscle", lambda x, y, z, f=bean: np.abs(f(x, y, z) - 9) - 0.6, box=box,
-                strength=0.35)
+        c.paint(
+            "muscle", lambda x, y, z, f=bean: np.abs(f(x, y, z) - 9) - 0.6, box=box, strength=0.35
+        )
         c.paint("kidney_cortex", bean, box=box, label=name)
-        columns = 3.0 * np.abs(c.noise(11.0))
-
-        def medulla(x: Field, y: Field, z: Field, f: object = bean) -> Field:
-            return f(x, y, z)  # type: ignore[operator, no-any-return]
 
         s = c.region(box)
         if s is None:
             continue
         full = np.full(c.shape, 60, dtype=np.float32)
-        full[s] = medulla(*c.coordinates(s)) + 7.0
+        full[s] = bean(*c.coordinates(s)) + 7.0
         pyramids = full.copy()
         pyramids[s] += 3.5 - columns[s] * 1.4
         c.paint("kidney_medulla", pyramids, box=box)
@@ -177,8 +181,12 @@ def _vessels(c: Canvas) -> None:
     c.pipe("blood_right", cava, 10.5)
     for side in (-1, 1):
         fork = [(4, 2, -98), (side * 26, 8, -130), (side * 46, 20, -160)]
-        outer = [(side * 46, 14, -160), (side * 64, -20, -190), (side * 72, -58, -240),
-                 (side * 74, -66, -300)]  # fmt: skip
+        outer = [
+            (side * 46, 14, -160),
+            (side * 64, -20, -190),
+            (side * 72, -58, -240),
+            (side * 74, -66, -300),
+        ]
         inner = [(side * 46, 20, -160), (side * 56, 48, -185), (side * 52, 54, -215)]
         for path, r in ((fork, 6.2), (outer, 5.2), (inner, 3.6)):
             c.pipe("blood_left", spline(path, 12), r * wide)
@@ -206,30 +214,36 @@ def _pancreas(c: Canvas) -> None:
     radius = np.interp(np.arange(30), [0, 6, 12, 22, 29], [13, 15, 9, 10, 7])
     wobble = c.rng.normal(0, 1.3, path.shape)
     c.pipe("pancreas", path + wobble, radius + c.rng.normal(0, 1.2, 30), label="pancreas")
-    duodenum = spline([(-34, -34, 6), (-54, -20, -4), (-58, 2, -30), (-44, 6, -54), (-6, 2, -58)],
-                      24)  # fmt: skip
+    duodenum = spline(
+        [(-34, -34, 6), (-54, -20, -4), (-58, 2, -30), (-44, 6, -54), (-6, 2, -58)], 24
+    )
     c.pipe("bowel_wall", duodenum, 12.5)
     c.pipe("bowel_content", duodenum, 9.0)
 
 
 def _gut(
-    c: Canvas, path: NDArray[np.float64], radius: NDArray[np.float64], wall: float,
-    content: str | float | Field, label: str | None = None,
-) -> None:  # fmt: skip
+    c: Canvas,
+    path: NDArray[np.float64],
+    radius: NDArray[np.float64],
+    wall: float,
+    content: str | float | Field,
+    label: str | None = None,
+) -> None:
     c.pipe("bowel_wall", path, radius, label=label)
     c.pipe(content, path, radius - wall)
 
 
 def _stomach(t: Trunk) -> None:
     c, rng = t.canvas, t.canvas.rng
-    path = spline([(50, 14, 72), (62, -6, 50), (60, -46, 22), (36, -72, -4), (2, -66, -10),
-                   (-28, -48, 2)], 26)  # fmt: skip
+    path = spline(
+        [(50, 14, 72), (62, -6, 50), (60, -46, 22), (36, -72, -4), (2, -66, -10), (-28, -48, 2)], 26
+    )
     full = float(rng.uniform(0.75, 1.15))
     radius = np.interp(np.arange(26), [0, 5, 12, 18, 25], [34, 37, 28, 20, 11]) * full
     path = path + rng.normal(0, 1.2, path.shape)
     c.pipe("stomach_wall", path, radius, label="stomach")
     level = float(rng.uniform(-48, -12))
-    content = c.tissue["fluid"] + c.tissue["liver_texture"] * 2 * c.noise(5.0)
+    content = c.tissue["fluid"] + c.tissue["liver_texture"] * 2 * c.grain
     rough = rng.uniform(3.5, 7.0)
     c.pipe(content, path, radius - rough)
     # The patient lies on the back: gas collects in front, above a level fluid surface.
@@ -248,15 +262,26 @@ def _stomach(t: Trunk) -> None:
 
 def _colon(t: Trunk) -> None:
     c, rng = t.canvas, t.canvas.rng
-    stool = c.tissue["stool"] + c.tissue["stool_texture"] * (c.noise(4.5) - 0.8)
+    stool = c.tissue["stool"] + c.tissue["stool_texture"] * (c.grain - 0.8)
     sag = float(rng.uniform(-70, -20))
     arcs = {
         "ascending": [(-86, 0, -150), (-100, 12, -120), (-102, 20, -80), (-92, 6, -52)],
-        "transverse": [(-92, -10, -52), (-66, -66, -46), (-20, -84, sag), (40, -84, sag + 14),
-                       (88, -46, 14), (106, 2, 26)],
-        "descending": [(106, 2, 26), (108, 28, -10), (106, 30, -80), (98, 10, -130),
-                       (80, -10, -160)],
-    }  # fmt: skip
+        "transverse": [
+            (-92, -10, -52),
+            (-66, -66, -46),
+            (-20, -84, sag),
+            (40, -84, sag + 14),
+            (88, -50, 8),
+            (104, -10, 14),
+        ],
+        "descending": [
+            (104, -10, 14),
+            (110, 20, -26),
+            (106, 30, -80),
+            (98, 10, -130),
+            (80, -10, -160),
+        ],
+    }
     for name, points in arcs.items():
         n = 28
         path = spline(points, n) + rng.normal(0, 0.8, (n, 3))
@@ -286,7 +311,7 @@ def _small_bowel(t: Trunk) -> None:
     placed: list[Point] = []
     for _ in range(260):
         z = float(rng.uniform(-200, 0))
-        half = float(profile(np.float32(z), [-200, -160, -60, 0], [42, 74, 88, 62]))
+        half = float(profile(np.array(z), [-200, -160, -60, 0], [42, 74, 88, 62]))
         x = float(rng.uniform(-half, half)) + (14 if z > -60 else 0)
         y = float(rng.uniform(-76, -8 if abs(x) < 45 else 8))
         if all((x - p[0]) ** 2 + (y - p[1]) ** 2 + (z - p[2]) ** 2 > 26**2 for p in placed):

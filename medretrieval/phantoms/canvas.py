@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,8 @@ from numpy.typing import NDArray
 from medretrieval.phantoms.fields import Field, Point, capsule, smooth_noise
 
 Box = tuple[tuple[float, float], tuple[float, float], tuple[float, float]]
-Distance = Callable[[Field, Field, Field], Field]
+# Of x, y and z; further arguments have defaults (they bind loop variables).
+Distance = Callable[..., Field]
 INF = 1e9
 
 
@@ -78,6 +80,11 @@ class Canvas:
     def noise(self, scale: float) -> Field:
         """A new smooth random field on the whole grid, control points `scale` mm apart."""
         return smooth_noise(self.rng, self.shape, self.spacing, scale)
+
+    @cached_property
+    def grain(self) -> Field:
+        """One fine random field (4 mm) that all mottled tissues share: they never overlap."""
+        return self.noise(4.0)
 
     def paint(
         self,

@@ -58,7 +58,7 @@ def _frame(
         n, slices, step = n // 2, max(slices // 2, 4), step * slices / max(slices // 2, 4)
     spacing = (round(step, 3), round(side / n, 4), round(side / n, 4))
     at = tuple(c + s for c, s in zip(centre, rng.normal(0, stray, 3) * (1, 0.6, 0.8), strict=True))
-    return Frame(view=view, shape=(slices, n, n), spacing=spacing, centre=at)  # type: ignore[arg-type]
+    return Frame(view=view, shape=(slices, n, n), spacing=spacing, centre=at)
 
 
 def _store(rng: Rng, frame: Frame, canvas: Canvas, image: NDArray[Any], oblique: float) -> Drawing:
@@ -66,26 +66,41 @@ def _store(rng: Rng, frame: Frame, canvas: Canvas, image: NDArray[Any], oblique:
     angles = rng.normal(0, oblique, 3) if oblique else np.zeros(3)
     shift = np.round(rng.normal(0, 60, 3), 2)
     stored, labels, grid = to_file_axes(
-        frame, (image, canvas.labels), str(rng.choice(codes)),
-        oblique=tuple(angles), shift=tuple(shift),
-    )  # fmt: skip
+        frame,
+        (image, canvas.labels),
+        str(rng.choice(codes)),
+        oblique=tuple(angles),
+        shift=tuple(shift),
+    )
     return Drawing(image=stored, labels=labels.astype(np.uint8), grid=grid)
 
 
 def _trunk(
-    rng: Rng, frame: Frame, values: Values, tissue: tissues.Tissue, *, female: bool,
+    rng: Rng,
+    frame: Frame,
+    values: Values,
+    tissue: tissues.Tissue,
+    *,
+    female: bool,
     turn: float = 2.5,
-) -> tuple[Canvas, Trunk]:  # fmt: skip
-    size = (float(rng.uniform(0.92, 1.09)), float(rng.uniform(0.92, 1.1)),
-            float(rng.uniform(0.95, 1.06)))  # fmt: skip
-    xyz = pose(rng, frame, size=size, turn=float(rng.normal(0, turn)), about=(0, 0, frame.centre[2]))
+) -> tuple[Canvas, Trunk]:
+    size = (
+        float(rng.uniform(0.92, 1.09)),
+        float(rng.uniform(0.92, 1.1)),
+        float(rng.uniform(0.95, 1.06)),
+    )
+    xyz = pose(
+        rng, frame, size=size, turn=float(rng.normal(0, turn)), about=(0, 0, frame.centre[2])
+    )
     canvas = Canvas(xyz, frame.shape, frame.spacing, tissue=tissue, values=values, rng=rng)
-    trunk = Trunk(canvas, fat=float(rng.gamma(4, 4.0) + 5), female=female)
+    trunk = Trunk(canvas, fat=min(float(rng.gamma(4, 4.0) + 5), 40.0), female=female)
     trunk.paint_walls()
     return canvas, trunk
 
 
-def _table(frame: Frame, image: NDArray[np.float32], floor: NDArray[np.bool_], depth: float) -> None:
+def _table(
+    frame: Frame, image: NDArray[np.float32], floor: NDArray[np.bool_], depth: float
+) -> None:
     """Draw the couch under the patient: a curved shell of plastic, foam inside.
 
     Args:
@@ -116,24 +131,44 @@ def _ct(rng: Rng, frame: Frame, canvas: Canvas, noise: tuple[float, float], sag:
 
 def _mr(rng: Rng, frame: Frame, canvas: Canvas, *, bias: float, ghost: float = 0.0) -> Drawing:
     image = scan_mr(
-        rng, canvas.image, frame.spacing,
-        noise=float(rng.uniform(0.012, 0.035)), bias=float(rng.uniform(0.4, 1.3)) * bias,
+        rng,
+        canvas.image,
+        frame.spacing,
+        noise=float(rng.uniform(0.012, 0.035)),
+        bias=float(rng.uniform(0.4, 1.3)) * bias,
         gain=float(np.exp(rng.uniform(np.log(250), np.log(2200)))),
-        ghost=ghost * float(rng.random()), sharpness=float(rng.uniform(0.3, 0.7)),
-    )  # fmt: skip
+        ghost=ghost * float(rng.random()),
+        sharpness=float(rng.uniform(0.3, 0.7)),
+    )
     return _store(rng, frame, canvas, image, 4.0)
 
 
 def ct_head(rng: Rng, values: Values, quick: bool) -> Drawing:
-    frame = _frame(rng, quick, sides=(176, 192, 208), fov=(215, 250), length=(140, 160),
-                   thickness=(5.0, 5.5, 6.0), centre=(0, -4, 6), stray=4)  # fmt: skip
+    frame = _frame(
+        rng,
+        quick,
+        sides=(176, 192, 208),
+        fov=(215, 250),
+        length=(140, 160),
+        thickness=(5.0, 5.5, 6.0),
+        centre=(0, -4, 6),
+        stray=4,
+    )
     canvas = _head(rng, frame, values, tissues.ct_head(rng))
     return _ct(rng, frame, canvas, (2.0, 4.5), 70.0)
 
 
 def mr_brain(rng: Rng, values: Values, quick: bool) -> Drawing:
-    frame = _frame(rng, quick, sides=(176, 192, 208), fov=(220, 250), length=(135, 155),
-                   thickness=(5.0, 5.5, 6.0), centre=(0, -2, 8), stray=4)  # fmt: skip
+    frame = _frame(
+        rng,
+        quick,
+        sides=(176, 192, 208),
+        fov=(220, 250),
+        length=(135, 155),
+        thickness=(5.0, 5.5, 6.0),
+        centre=(0, -2, 8),
+        stray=4,
+    )
     canvas = _head(rng, frame, values, tissues.mr_t1_head(rng))
     return _mr(rng, frame, canvas, bias=0.15)
 
@@ -141,16 +176,24 @@ def mr_brain(rng: Rng, values: Values, quick: bool) -> Drawing:
 def _head(rng: Rng, frame: Frame, values: Values, tissue: tissues.Tissue) -> Canvas:
     size = tuple(rng.uniform(0.93, 1.06, 3).tolist())
     tilt = (float(rng.normal(0, 5)), float(rng.normal(0, 1.5)))
-    xyz = pose(rng, frame, size=size, turn=float(rng.normal(0, 4)), tilt=tilt, warp=1.8,
-               warp_scale=55.0)  # fmt: skip
+    xyz = pose(
+        rng, frame, size=size, turn=float(rng.normal(0, 4)), tilt=tilt, warp=1.8, warp_scale=55.0
+    )
     canvas = Canvas(xyz, frame.shape, frame.spacing, tissue=tissue, values=values, rng=rng)
     paint_head(canvas, atrophy=float(rng.uniform(0, 1)))
     return canvas
 
 
 def ct_chest(rng: Rng, values: Values, quick: bool) -> Drawing:
-    frame = _frame(rng, quick, sides=(192, 208, 224), fov=(360, 410), length=(270, 300),
-                   thickness=(10.0, 12.0), centre=(0, 8, 168))  # fmt: skip
+    frame = _frame(
+        rng,
+        quick,
+        sides=(192, 208, 224),
+        fov=(360, 410),
+        length=(270, 300),
+        thickness=(10.0, 12.0),
+        centre=(0, 8, 168),
+    )
     canvas, trunk = _trunk(rng, frame, values, tissues.ct_trunk(rng), female=rng.random() < 0.5)
     paint_abdomen(trunk)
     paint_chest(trunk)
@@ -162,8 +205,16 @@ def ct_chest(rng: Rng, values: Values, quick: bool) -> Drawing:
 def _abdomen(
     rng: Rng, quick: bool, values: Values, tissue: tissues.Tissue, thickness: tuple[float, ...]
 ) -> tuple[Frame, Canvas]:
-    frame = _frame(rng, quick, sides=(192, 208, 224), fov=(350, 410), length=(205, 235),
-                   thickness=thickness, centre=(0, 4, 14), stray=6)  # fmt: skip
+    frame = _frame(
+        rng,
+        quick,
+        sides=(192, 208, 224),
+        fov=(350, 410),
+        length=(205, 235),
+        thickness=thickness,
+        centre=(0, 4, 14),
+        stray=6,
+    )
     canvas, trunk = _trunk(rng, frame, values, tissue, female=rng.random() < 0.5)
     paint_chest(trunk)
     paint_abdomen(trunk)
@@ -186,8 +237,16 @@ def mr_abdomen(rng: Rng, values: Values, quick: bool) -> Drawing:
 
 
 def ct_pelvis(rng: Rng, values: Values, quick: bool) -> Drawing:
-    frame = _frame(rng, quick, sides=(192, 208, 224), fov=(380, 420), length=(185, 215),
-                   thickness=(8.0, 10.0), centre=(0, 8, -205), stray=5)  # fmt: skip
+    frame = _frame(
+        rng,
+        quick,
+        sides=(192, 208, 224),
+        fov=(380, 420),
+        length=(185, 215),
+        thickness=(8.0, 10.0),
+        centre=(0, 8, -205),
+        stray=5,
+    )
     canvas, trunk = _trunk(rng, frame, values, tissues.ct_trunk(rng), female=rng.random() < 0.5)
     paint_pelvis(trunk)
     paint_abdomen(trunk)
@@ -196,8 +255,16 @@ def ct_pelvis(rng: Rng, values: Values, quick: bool) -> Drawing:
 
 
 def mr_prostate(rng: Rng, values: Values, quick: bool) -> Drawing:
-    frame = _frame(rng, quick, sides=(176, 192, 208), fov=(190, 230), length=(75, 95),
-                   thickness=(3.5, 4.0), centre=(0, 4, -246), stray=4)  # fmt: skip
+    frame = _frame(
+        rng,
+        quick,
+        sides=(176, 192, 208),
+        fov=(190, 230),
+        length=(75, 95),
+        thickness=(3.5, 4.0),
+        centre=(0, 4, -246),
+        stray=4,
+    )
     tissue = tissues.mr_t2_trunk(rng, fat=float(rng.uniform(0.55, 0.8)))
     canvas, trunk = _trunk(rng, frame, values, tissue, female=False)
     paint_pelvis(trunk)
@@ -205,23 +272,43 @@ def mr_prostate(rng: Rng, values: Values, quick: bool) -> Drawing:
 
 
 def mr_heart(rng: Rng, values: Values, quick: bool) -> Drawing:
-    frame = _frame(rng, quick, sides=(176, 192, 208), fov=(280, 350), length=(92, 108),
-                   thickness=(8.0, 9.0, 10.0), centre=(8, 4, 0), stray=5)  # fmt: skip
+    frame = _frame(
+        rng,
+        quick,
+        sides=(176, 192, 208),
+        fov=(280, 350),
+        length=(92, 108),
+        thickness=(8.0, 9.0, 10.0),
+        centre=(8, 4, 0),
+        stray=5,
+    )
     size = tuple(rng.uniform(0.9, 1.12, 3).tolist())
     xyz = pose(rng, frame, size=size, turn=float(rng.normal(0, 14)), warp=3.0)
     canvas = Canvas(
         xyz, frame.shape, frame.spacing, tissue=tissues.mr_cine(rng), values=values, rng=rng
     )
     paint_heart(
-        canvas, contraction=float(rng.random()), thick=float(rng.uniform(7.5, 13)),
-        right=float(rng.uniform(0.8, 1.2)), fat=float(rng.uniform(8, 30)),
-    )  # fmt: skip
+        canvas,
+        contraction=float(rng.random()),
+        thick=float(rng.uniform(7.5, 13)),
+        right=float(rng.uniform(0.8, 1.2)),
+        fat=float(rng.uniform(8, 30)),
+    )
     return _mr(rng, frame, canvas, bias=0.35, ghost=0.05)
 
 
 def mr_knee(rng: Rng, values: Values, quick: bool) -> Drawing:
-    frame = _frame(rng, quick, view="sagittal", sides=(176, 192, 208), fov=(145, 180),
-                   length=(92, 104), thickness=(4.0, 4.5), centre=(0, 2, 4), stray=4)  # fmt: skip
+    frame = _frame(
+        rng,
+        quick,
+        view="sagittal",
+        sides=(176, 192, 208),
+        fov=(145, 180),
+        length=(92, 104),
+        thickness=(4.0, 4.5),
+        centre=(0, 2, 4),
+        stray=4,
+    )
     size = tuple(rng.uniform(0.92, 1.1, 3).tolist())
     x, y, z = pose(rng, frame, size=size, turn=float(rng.normal(0, 5)), warp=1.5, warp_scale=50.0)
     if rng.random() < 0.5:  # a right knee
@@ -243,12 +330,19 @@ def _picture(image: NDArray[np.uint8], labels: NDArray[np.uint8]) -> Drawing:
 def xr_chest(rng: Rng, values: Values, quick: bool) -> Drawing:
     n = 112 if quick else 192
     side = float(rng.uniform(315, 355))
-    frame = Frame(view="coronal", shape=(23, n, n), spacing=(11.0, side / n, side / n),
-                  centre=(float(rng.normal(0, 6)), 8.0, 160 + float(rng.normal(0, 8))))  # fmt: skip
+    frame = Frame(
+        view="coronal",
+        shape=(23, n, n),
+        spacing=(11.0, side / n, side / n),
+        centre=(float(rng.normal(0, 6)), 8.0, 160 + float(rng.normal(0, 8))),
+    )
     canvas, trunk = _trunk(
-        rng, frame, values, tissues.film(tissues.ct_trunk(rng)),
+        rng,
+        frame,
+        values,
+        tissues.film(tissues.ct_trunk(rng)),
         female=rng.random() < 0.4,
-    )  # fmt: skip
+    )
     paint_abdomen(trunk, bowel=False)
     paint_chest(trunk, arms=False)
     trunk.paint_spine()

@@ -49,7 +49,7 @@ def _lungs(t: Trunk) -> Field:
     c.paint("muscle", np.maximum(np.abs(t.diaphragm + 2.5) - 2.2, t.cavity))
     # Blood sinks: a lung of a patient on the back is denser behind.
     base = c.tissue["lung"] + c.tissue["lung_gradient"] * (y / 100)
-    texture = c.noise(7.0) + 0.6 * c.noise(3.5)
+    texture = c.noise(7.0) + 0.6 * c.grain
     value = (base + c.tissue["lung_texture"] * texture).astype(np.float32)
     left = np.broadcast_to(x > 0, lungs.shape)
     c.paint(value, np.where(left, 30, lungs), label="right lung")
@@ -144,9 +144,17 @@ def _great_vessels(c: Canvas) -> None:
     c.pipe("vessel_wall", descending, 12.6 * wide, label="aorta")
     c.pipe("blood_left", descending, 11 * wide)
     arch = spline(
-        [(8, -28, 150), (-14, -34, 172), (-17, -32, 205), (-6, -20, 232), (12, 12, 240),
-         (24, 38, 228), (25, 50, 212)], 26,
-    )  # fmt: skip
+        [
+            (8, -28, 150),
+            (-14, -34, 172),
+            (-17, -32, 205),
+            (-6, -20, 232),
+            (12, 12, 240),
+            (24, 38, 228),
+            (25, 50, 212),
+        ],
+        26,
+    )
     c.pipe("vessel_wall", arch, 15.0 * wide, label="aorta")
     c.pipe("blood_left", arch, 13.4 * wide)
     for x0, x1, y0, y1, r in ((-8, -28, -22, 0, 6.5), (6, 14, -6, 2, 4.5), (18, 30, 14, 12, 5)):
@@ -185,7 +193,9 @@ def _airways(c: Canvas) -> None:
         hilum = (side * 42, 14, 188 - drop)
         for dx, dy, dz in ((24, -12, 38), (30, -30, -8), (22, 22, -30), (18, 4, -50), (34, 16, 12)):
             end = (hilum[0] + side * dx, hilum[1] + dy, hilum[2] + dz)
-            middle = tuple((p + q) / 2 + c.rng.normal(0, 3) for p, q in zip(hilum, end, strict=True))
+            middle = tuple(
+                (p + q) / 2 + c.rng.normal(0, 3) for p, q in zip(hilum, end, strict=True)
+            )
             branch = spline([hilum, middle, end], 7)
             tube(branch, np.linspace(4.0, 1.7, 7), 1.2)
     trachea = spline([(1, 12, 200), (0, 8, 240), (0, -2, 290), (0, -8, 340)], 16)
@@ -205,7 +215,7 @@ def _shoulders(c: Canvas, arms: bool) -> None:
         d = stroke(u, y, (inner, back), (outer, front)) - profile(z, [145, 160, 300], [0, 3.2, 4])
         ridge = stroke(u, y, (inner + 12, back), (outer, back + 6)) - 3.2
         ridge = ridge + np.maximum(np.abs(z - 276) - 8, 0)
-        return np.maximum(join(d, ridge), 150 - z + 0 * d)
+        return np.asarray(np.maximum(join(d, ridge), 150 - z))
 
     c.paint("fat", lambda x, y, z: np.abs(blade(x, y, z) - 8) - 1.2, box=box, strength=0.5)
     c.paint("cortex", blade, box=box)
@@ -213,13 +223,19 @@ def _shoulders(c: Canvas, arms: bool) -> None:
     for side in (-1, 1):
         head = ((side * 160.0, 12.0, 290.0), (23.0, 23.0, 24.0))
         for inset, tissue in ((0.0, "cortex"), (2.2, "marrow")) if arms else ():
-            c.paint(tissue, lambda x, y, z, h=head, i=inset: ellipsoid(x, y, z, *h) + i,
-                    box=c.ellipsoid_box(*head))  # fmt: skip
+            c.paint(
+                tissue,
+                lambda x, y, z, h=head, i=inset: ellipsoid(x, y, z, *h) + i,
+                box=c.ellipsoid_box(*head),
+            )
         collar = spline(
-            [(side * 18, -62, 272), (side * 60, -68, 286), (side * 105, -42, 298),
-             (side * 145, -10, 304)], 12,
-        )  # fmt: skip
+            [
+                (side * 18, -62, 272),
+                (side * 60, -68, 286),
+                (side * 105, -42, 298),
+                (side * 145, -10, 304),
+            ],
+            12,
+        )
         c.pipe("cortex", collar, 6.2)
         c.pipe("marrow", collar, 3.6)
-
-

@@ -54,33 +54,73 @@ class PhantomCase:
 def _kind(name: str, title: str, modality: str, region: str, labels: str, axis: str) -> PhantomKind:
     names = dict(enumerate(labels.split(", "), start=1))
     return PhantomKind(
-        name=name, title=f"Synthetic {title}", modality=modality, region=region,
-        labels=MappingProxyType(names), axis=axis,
-    )  # fmt: skip
+        name=name,
+        title=f"Synthetic {title}",
+        modality=modality,
+        region=region,
+        labels=MappingProxyType(names),
+        axis=axis,
+    )
 
 
 _ALL = (
     _kind("ct-head", "CT of the head", "CT", "head", "brain, ventricles, skull", "axial"),
-    _kind("ct-chest", "CT of the chest", "CT", "chest", "left lung, right lung, heart, aorta",
-          "axial"),
-    _kind("ct-abdomen", "CT of the abdomen", "CT", "abdomen",
-          "liver, spleen, left kidney, right kidney, aorta, vertebra, stomach, gallbladder, pancreas",
-          "axial"),
-    _kind("ct-pelvis", "CT of the pelvis", "CT", "pelvis",
-          "bladder, left femoral head, right femoral head, sacrum, rectum, hip bone", "axial"),
-    _kind("mr-brain", "MR of the brain, T1-weighted", "MR", "head",
-          "white matter, grey matter, ventricles, cerebellum", "axial"),
+    _kind(
+        "ct-chest", "CT of the chest", "CT", "chest", "left lung, right lung, heart, aorta", "axial"
+    ),
+    _kind(
+        "ct-abdomen",
+        "CT of the abdomen",
+        "CT",
+        "abdomen",
+        "liver, spleen, left kidney, right kidney, aorta, vertebra, stomach, gallbladder, pancreas",
+        "axial",
+    ),
+    _kind(
+        "ct-pelvis",
+        "CT of the pelvis",
+        "CT",
+        "pelvis",
+        "bladder, left femoral head, right femoral head, sacrum, rectum, hip bone",
+        "axial",
+    ),
+    _kind(
+        "mr-brain",
+        "MR of the brain, T1-weighted",
+        "MR",
+        "head",
+        "white matter, grey matter, ventricles, cerebellum",
+        "axial",
+    ),
     _kind("mr-heart", "cine MR of the heart, short axis", "MR", "chest", "RV, Myo, LV", "axial"),
-    _kind("mr-abdomen", "MR of the abdomen, T2-weighted", "MR", "abdomen",
-          "liver, spleen, left kidney, right kidney", "axial"),
-    _kind("mr-prostate", "MR of the prostate, T2-weighted", "MR", "pelvis",
-          "prostate, bladder, rectum", "axial"),
-    _kind("mr-knee", "MR of the knee", "MR", "knee", "femur, tibia, patella, fibula, meniscus",
-          "sagittal"),
+    _kind(
+        "mr-abdomen",
+        "MR of the abdomen, T2-weighted",
+        "MR",
+        "abdomen",
+        "liver, spleen, left kidney, right kidney",
+        "axial",
+    ),
+    _kind(
+        "mr-prostate",
+        "MR of the prostate, T2-weighted",
+        "MR",
+        "pelvis",
+        "prostate, bladder, rectum",
+        "axial",
+    ),
+    _kind(
+        "mr-knee",
+        "MR of the knee",
+        "MR",
+        "knee",
+        "femur, tibia, patella, fibula, meniscus",
+        "sagittal",
+    ),
     _kind("xr-chest", "chest radiograph", "DX", "chest", "left lung, right lung, heart", "picture"),
     _kind("xa-coronary", "coronary angiogram", "XA", "chest", "vessel", "picture"),
     _kind("xa-cerebral", "cerebral angiogram", "XA", "head", "vessel", "picture"),
-)  # fmt: skip
+)
 KINDS: Mapping[str, PhantomKind] = MappingProxyType({k.name: k for k in _ALL})
 
 _DRAW: Mapping[str, Callable[[np.random.Generator, Mapping[str, int], bool], Drawing]] = {
@@ -122,13 +162,13 @@ def make_case(kind: str, seed: int, *, quick: bool = False) -> PhantomCase:
     rng = np.random.default_rng([int(seed), *spec.name.encode()])
     drawing = _DRAW[kind](rng, {name: value for value, name in spec.labels.items()}, quick)
     name = f"synthetic-{kind}-{seed:03d}"
-    volume = Volume(
-        voxels=drawing.image, grid=drawing.grid, modality=spec.modality, name=name
-    )
+    volume = Volume(voxels=drawing.image, grid=drawing.grid, modality=spec.modality, name=name)
     labels = LabelVolume(voxels=drawing.labels, grid=drawing.grid, names=dict(spec.labels))
     return PhantomCase(
-        volume=volume, labels=labels, kind=kind, modality=spec.modality, region=spec.region,
+        volume=volume,
+        labels=labels,
+        kind=kind,
+        modality=spec.modality,
+        region=spec.region,
         title=f"{spec.title}, case {seed}",
-    )  # fmt: skip
-
-
+    )

@@ -9,12 +9,13 @@ up to rounding.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-Field = NDArray[np.float32]
+Field = NDArray[Any]  # float32; NumPy promotes where a knot table meets it
 Point = tuple[float, float, float]
 
 
@@ -25,7 +26,7 @@ def _spline_basis(n: int, step: float, phase: float) -> Field:
     t = np.abs(position[:, None] - np.arange(m)[None, :] + 1)
     inner = 2 / 3 - t**2 + t**3 / 2
     outer = np.clip(2 - t, 0, None) ** 3 / 6
-    return np.where(t < 1, inner, outer).astype(np.float32)
+    return np.asarray(np.where(t < 1, inner, outer), dtype=np.float32)
 
 
 def smooth_noise(
@@ -64,7 +65,10 @@ def lattice_noise(
     The lattice is refined once by cubic splines, so that linear look-up stays smooth.
     """
     fine = ndimage.zoom(
-        rng.standard_normal((size,) * 3).astype(np.float32), 3, order=3, mode="grid-wrap",
+        rng.standard_normal((size,) * 3).astype(np.float32),
+        3,
+        order=3,
+        mode="grid-wrap",
         grid_mode=True,
     )
     fine /= fine.std()
@@ -81,7 +85,9 @@ def profile(z: Field, knots: Sequence[float], values: Sequence[float]) -> Field:
     return np.interp(z, knots, values).astype(np.float32)
 
 
-def squircle(x: Field, y: Field, a: Field | float, b: Field | float, squareness: float) -> Field:
+def squircle(
+    x: Field, y: Field, a: Field | float, b: Field | float, squareness: Field | float
+) -> Field:
     """Signed radial distance to a rounded rectangle of half axes a, b (0 ellipse, 1 rectangle).
 
     The curve is that of Fong, "Analytical methods for squaring the disc" (2014).
@@ -167,7 +173,7 @@ def meet(*distances: Field, blend: float = 0.0) -> Field:
     return -join(*(-d for d in distances), blend=blend)
 
 
-def spline(points: Sequence[Sequence[float]], n: int) -> NDArray[np.float64]:
+def spline(points: Any, n: int) -> NDArray[np.float64]:
     """(n, d) points along a Catmull-Rom curve through `points`."""
     p = np.asarray(points, dtype=float)
     p = np.vstack([2 * p[0] - p[1], p, 2 * p[-1] - p[-2]])
@@ -181,7 +187,7 @@ def spline(points: Sequence[Sequence[float]], n: int) -> NDArray[np.float64]:
 
 def grow_tree(
     rng: np.random.Generator,
-    root: Sequence[float],
+    root: Any,
     targets: NDArray[np.float64],
     tip: float,
     power: float = 2.6,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from medretrieval.phantoms.canvas import INF, Box, Canvas
+from medretrieval.phantoms.canvas import INF, Box, Canvas, Distance
 from medretrieval.phantoms.fields import (
     Field,
     capsule,
@@ -40,12 +40,13 @@ def paint_head(c: Canvas, *, atrophy: float) -> None:
     u = np.abs(x)
     # The wings of the sphenoid curve forwards at the sides.
     back = y + 0.3 * u - 6
-    floor = profile(back, [-95, -46, -34, -24, -4, 6, 16, 30],
-                    [-17, -17, -33, -35, -31, -32, -56, -68])  # fmt: skip
-    bumpy = 2.5 * c.noise(12.0)
-    floor = (floor + bumpy - np.where(y < 5, np.clip((u - 10) * 0.3, 0, 7) * (back > -36), 0)).astype(
-        np.float32
+    floor = profile(
+        back, [-95, -46, -34, -24, -4, 6, 16, 30], [-17, -17, -33, -35, -31, -32, -56, -68]
     )
+    bumpy = 2.5 * c.noise(12.0)
+    floor = (
+        floor + bumpy - np.where(y < 5, np.clip((u - 10) * 0.3, 0, 7) * (back > -36), 0)
+    ).astype(np.float32)
     above = (floor - z) * 0.8
     inner = meet(vault + 5.5 + 0.9 * c.noise(40.0), above, blend=6)
     _face(c, vault)
@@ -62,8 +63,9 @@ def paint_head(c: Canvas, *, atrophy: float) -> None:
 def _soft_tissue(c: Canvas, vault: Field) -> None:
     x, y, z = c.x, c.y, c.z
     scalp = vault - 6.5
-    face = squircle(x, y + 44 + 0.18 * (z + 40), 58.0, profile(z, [-90, -60, -20, 10], [56, 58, 56, 44]),
-                    0.2)  # fmt: skip
+    face = squircle(
+        x, y + 44 + 0.18 * (z + 40), 58.0, profile(z, [-90, -60, -20, 10], [56, 58, 56, 44]), 0.2
+    )
     face = np.maximum(face, z - 4)
     neck = squircle(x, y - 20, 52.0, 54.0, 0.1)
     neck = np.maximum(neck, z + 40)
@@ -76,55 +78,81 @@ def _soft_tissue(c: Canvas, vault: Field) -> None:
     c.paint("muscle", np.maximum(meet(deep, z + 14), fibres + 0 * deep))
     for side in (-1, 1):
         temporal = ((side * 64.0, -30.0, -6.0), (8.0, 28.0, 38.0))
-        c.paint("muscle", lambda x, y, z, t=temporal: ellipsoid(x, y, z, *t),
-                box=c.ellipsoid_box(*temporal))  # fmt: skip
+        c.paint(
+            "muscle",
+            lambda x, y, z, t=temporal: ellipsoid(x, y, z, *t),
+            box=c.ellipsoid_box(*temporal),
+        )
         ear = ((side * 80.0, 16.0, -34.0), (10.0, 16.0, 26.0))
-        c.paint("skin", lambda x, y, z, e=ear: np.abs(ellipsoid(x, y, z, *e)) - 1.6,
-                box=c.ellipsoid_box(*ear), strength=0.8)  # fmt: skip
+        c.paint(
+            "skin",
+            lambda x, y, z, e=ear: np.abs(ellipsoid(x, y, z, *e)) - 1.6,
+            box=c.ellipsoid_box(*ear),
+            strength=0.8,
+        )
 
 
 def _face(c: Canvas, vault: Field) -> None:
     """Orbits, nose, sinuses, cheek bones and jaw; the skull base is painted over them."""
     rng = c.rng
     box: Box = ((-INF, INF), (-115, 10), (-100, 12))
-    if c.region(box) is None:
+    s = c.region(box)
+    if s is None:
         return
 
-    def paint(tissue: str | float, d: object, strength: float = 1.0, lab: str | None = None) -> None:
-        c.paint(tissue, d, box=box, strength=strength, label=lab)  # type: ignore[arg-type]
+    def paint(tissue: str, d: Distance, strength: float = 1.0, lab: str | None = None) -> None:
+        c.paint(tissue, d, box=box, strength=strength, label=lab)
 
     for side in (-1, 1):
         orbit = ((side * 32.0, -62.0, -28.0), (20.0, 32.0, 18.0), (0.0, 0.0, side * 18.0))
-        paint("bone", lambda x, y, z, o=orbit: np.maximum(ellipsoid(x, y, z, *o) - 2.0, -84 - y),
-              lab="skull")  # fmt: skip
+        paint(
+            "bone",
+            lambda x, y, z, o=orbit: np.maximum(ellipsoid(x, y, z, *o) - 2.0, -84 - y),
+            lab="skull",
+        )
         paint("fat", lambda x, y, z, o=orbit: ellipsoid(x, y, z, *o), lab="")
-        paint("muscle", lambda x, y, z, o=orbit: np.maximum(
-            np.abs(ellipsoid(x, y, z, *o) + 5.5) - 1.4, y + 64))  # fmt: skip
+        paint(
+            "muscle",
+            lambda x, y, z, o=orbit: np.maximum(np.abs(ellipsoid(x, y, z, *o) + 5.5) - 1.4, y + 64),
+        )
         nerve = spline([(side * 32, -66, -28), (side * 26, -48, -27), (side * 12, -28, -24)], 8)
         c.pipe("muscle", nerve, 2.4)
         eye = (side * 33.0, -78.0, -28.0)
-        ball = lambda x, y, z, e=eye: ellipsoid(x, y, z, e, (12.5, 12.5, 12.5))  # noqa: E731
-        paint("eye_wall", ball)
-        paint("eye", lambda x, y, z, f=ball: f(x, y, z) + 1.5)
+        for radius, tissue in ((12.5, "eye_wall"), (11.0, "eye")):
+            paint(tissue, lambda x, y, z, e=eye, r=radius: ellipsoid(x, y, z, e, (r, r, r)))
         lens = (side * 33.5, -87.0, -28.0)
         paint("lens", lambda x, y, z, e=lens: ellipsoid(x, y, z, e, (4.5, 2.2, 4.5)))
-        cheek = spline([(side * 36, -84, -52), (side * 58, -66, -48), (side * 68, -36, -44),
-                        (side * 68, -8, -42)], 14)  # fmt: skip
+        cheek = spline(
+            [
+                (side * 36, -84, -52),
+                (side * 58, -66, -48),
+                (side * 68, -36, -44),
+                (side * 68, -8, -42),
+            ],
+            14,
+        )
         c.pipe("bone", cheek, np.linspace(6, 2.8, 14), label="skull")
         antrum = ((side * 29.0, -64.0, -62.0), (17.0, 21.0, 18.0))
         paint("bone", lambda x, y, z, s=antrum: ellipsoid(x, y, z, *s) - 1.8, lab="skull")
         full = 0.25 if rng.random() < 0.25 else 1.0
         paint("mucosa", lambda x, y, z, s=antrum: ellipsoid(x, y, z, *s), lab="")
-        paint("air", lambda x, y, z, s=antrum, f=full: np.maximum(
-            ellipsoid(x, y, z, *s) + 1.2, (y + 58) * (1.0 if f < 1 else 0.0) - (0 if f < 1 else 9)))
+        paint(
+            "air",
+            lambda x, y, z, s=antrum, f=full: np.maximum(
+                ellipsoid(x, y, z, *s) + 1.2,
+                (y + 58) * (1.0 if f < 1 else 0.0) - (0 if f < 1 else 9),
+            ),
+        )
         jaw = spline([(side * 50, 2, -46), (side * 49, -6, -64), (side * 47, -16, -95)], 10)
         c.pipe("bone", jaw, 5.5, label="skull")
-    paint("bone", lambda x, y, z: np.maximum(
-        stroke(x, y, (0, -92), (0, -34)) - profile(z, [-80, -50, -14], [15, 14, 13]), z + 16),
-        lab="skull")  # fmt: skip
+    paint(
+        "bone",
+        lambda x, y, z: np.maximum(
+            stroke(x, y, (0, -92), (0, -34)) - profile(z, [-80, -50, -14], [15, 14, 13]), z + 16
+        ),
+        lab="skull",
+    )
     cells = c.noise(5.0)
-    s = c.region(box)
-    assert s is not None  # noqa: S101 - checked above
     x, y, z = c.coordinates(s)
     full_field = np.full(c.shape, 60, dtype=np.float32)
     airway = stroke(x, y, (0, -90), (0, -30)) - profile(z, [-80, -50, -14], [13.5, 12.5, 11.5])
@@ -134,13 +162,19 @@ def _face(c: Canvas, vault: Field) -> None:
     full_field[s] = np.maximum(np.maximum(airway, z + 18), walls)
     c.paint("mucosa", np.where(full_field < 50, full_field - 1.4, 60), box=box, label="")
     c.paint("air", full_field, box=box)
-    for centre, radii in (((0.0, -28.0, -38.0), (15.0, 13.0, 11.0)),
-                          ((9.0, -88.0, -4.0), (15.0, 5.0, 12.0)),
-                          ((-10.0, -88.0, -6.0), (12.0, 5.0, 10.0))):  # fmt: skip
-        paint("bone", lambda x, y, z, k=centre, r=radii: ellipsoid(x, y, z, k, r) - 2,
-              lab="skull")  # fmt: skip
-        paint("air", lambda x, y, z, k=centre, r=radii: np.maximum(
-            ellipsoid(x, y, z, k, r), 0.8 - np.abs(x)), lab="")  # fmt: skip
+    for centre, radii in (
+        ((0.0, -28.0, -38.0), (15.0, 13.0, 11.0)),
+        ((9.0, -88.0, -4.0), (15.0, 5.0, 12.0)),
+        ((-10.0, -88.0, -6.0), (12.0, 5.0, 10.0)),
+    ):
+        paint("bone", lambda x, y, z, k=centre, r=radii: ellipsoid(x, y, z, k, r) - 2, lab="skull")
+        paint(
+            "air",
+            lambda x, y, z, k=centre, r=radii: np.maximum(
+                ellipsoid(x, y, z, k, r), 0.8 - np.abs(x)
+            ),
+            lab="",
+        )
     c.pipe("air", spline([(0, -24, -58), (0, -16, -75), (0, -12, -100)], 6), 10.0)
 
 
@@ -153,8 +187,12 @@ def _base(c: Canvas) -> None:
         ridge = spline([(side * 62, 26, -40), (side * 40, 10, -38), (side * 14, -10, -36)], 9)
         c.pipe("bone", ridge, np.linspace(13, 7, 9), label="skull")
         mastoid = ((side * 60.0, 26.0, -52.0), (11.0, 15.0, 22.0))
-        c.paint("bone", lambda x, y, z, m=mastoid: ellipsoid(x, y, z, *m) - 2,
-                box=c.ellipsoid_box(*mastoid), label="skull")  # fmt: skip
+        c.paint(
+            "bone",
+            lambda x, y, z, m=mastoid: ellipsoid(x, y, z, *m) - 2,
+            box=c.ellipsoid_box(*mastoid),
+            label="skull",
+        )
         cells = 2.2 - 4.2 * np.abs(c.noise(4.0))
         s = c.region(c.ellipsoid_box(*mastoid))
         if s is not None:
@@ -198,7 +236,9 @@ def _brain(c: Canvas, inner: Field, atrophy: float) -> None:
     fissure = np.maximum(u - 0.5 - 0.5 * gap, (1 - callosum) * 25)
     # Cerebrum ends at the tentorium behind and at the temporal poles below.
     tent = z + 22 - 0.32 * (y - 20) + 0.25 * u
-    behind = np.where(y > 8, 1.5 - tent, np.where(y > -6, (18 - u) - 8 - np.minimum(z + 14, 0) - 10, -60))
+    behind = np.where(
+        y > 8, 1.5 - tent, np.where(y > -6, (18 - u) - 8 - np.minimum(z + 14, 0) - 10, -60)
+    )
     cerebrum = meet(surface, -fissure + 0.6, behind.astype(np.float32), blend=2)
     taper = np.clip(1.15 - depth / 22, 0, 1)
     opened = sulcus - (0.7 + 1.5 * atrophy) * taper
@@ -231,9 +271,10 @@ def _hindbrain(c: Canvas, surface: Field, tent: Field, s: tuple[slice, slice, sl
     u = np.abs(x)
     full = np.full(c.shape, 60, dtype=np.float32)
     halves = join(
-        ellipsoid(u, y, z, (20, 47, -34), (40, 44, 42)), ellipsoid(x, y, z, (0, 47, -34), (18, 36, 40)),
+        ellipsoid(u, y, z, (20, 47, -34), (40, 44, 42)),
+        ellipsoid(x, y, z, (0, 47, -34), (18, 36, 40)),
         blend=6,
-    )  # fmt: skip
+    )
     cerebellum = meet(halves, tent + 2.5, surface + 1, blend=3)
     full[s] = cerebellum
     box: Box = ((-60, 60), (0, 85), (-74, -10))
@@ -248,14 +289,23 @@ def _hindbrain(c: Canvas, surface: Field, tent: Field, s: tuple[slice, slice, sl
     c.paint("csf", full, box=box, strength=0.3)
     full[s] = ellipsoid(u, y, z, (17, 36, -42), (17, 13, 12))
     c.paint("white", full, box=box, strength=0.9)
-    stem = spline([(0, 4, -8), (0, 8, -24), (0, 10, -40), (0, 20, -58), (0, 24, -78), (0, 24, -110)],
-                  20)  # fmt: skip
+    stem = spline(
+        [(0, 4, -8), (0, 8, -24), (0, 10, -40), (0, 20, -58), (0, 24, -78), (0, 24, -110)], 20
+    )
     c.pipe("csf", np.array([(0.0, -14.0, -20.0), (0.0, 4.0, -22.0)]), 13.0)
-    c.pipe("white", stem, np.interp(np.arange(20), [0, 4, 8, 12, 15, 19], [14, 15, 17, 11, 7, 6]),
-           label="brain" if "brain" in c.values else "brainstem")  # fmt: skip
+    c.pipe(
+        "white",
+        stem,
+        np.interp(np.arange(20), [0, 4, 8, 12, 15, 19], [14, 15, 17, 11, 7, 6]),
+        label="brain" if "brain" in c.values else "brainstem",
+    )
     fourth = ((0.0, 27.0, -38.0), (8.0, 5.0, 10.0))
-    c.paint("csf", lambda x, y, z: ellipsoid(x, y, z, *fourth), box=c.ellipsoid_box(*fourth),
-            label="ventricles")  # fmt: skip
+    c.paint(
+        "csf",
+        lambda x, y, z: ellipsoid(x, y, z, *fourth),
+        box=c.ellipsoid_box(*fourth),
+        label="ventricles",
+    )
 
 
 def _nuclei(c: Canvas) -> None:
@@ -268,8 +318,12 @@ def _nuclei(c: Canvas) -> None:
         ):
             k = (side * centre[0], centre[1], centre[2])
             w = (0.0, 0.0, -side * turn[2])
-            c.paint("deep_grey", lambda x, y, z, k=k, r=radii, w=w: ellipsoid(x, y, z, k, r, w),
-                    box=c.ellipsoid_box(k, radii), label=name)  # fmt: skip
+            c.paint(
+                "deep_grey",
+                lambda x, y, z, k=k, r=radii, w=w: ellipsoid(x, y, z, k, r, w),
+                box=c.ellipsoid_box(k, radii),
+                label=name,
+            )
 
 
 def _ventricles(c: Canvas, atrophy: float) -> None:
@@ -277,10 +331,23 @@ def _ventricles(c: Canvas, atrophy: float) -> None:
     wide = 0.8 + 0.75 * atrophy + float(rng.uniform(-0.08, 0.08))
     for side in (-1, 1):
         uneven = wide * float(rng.uniform(0.92, 1.08))
-        horn = spline([(side * 14, -37, 8), (side * 7.5, -22, 15), (side * 8.5, 0, 23),
-                       (side * 15, 20, 23), (side * 24, 38, 15), (side * 24, 54, 8)], 26)  # fmt: skip
-        c.pipe("csf", horn, np.interp(np.arange(26), [0, 4, 12, 20, 25], [3, 4.6, 4.8, 6.2, 2.2])
-               * uneven, label="ventricles")  # fmt: skip
+        horn = spline(
+            [
+                (side * 14, -37, 8),
+                (side * 7.5, -22, 15),
+                (side * 8.5, 0, 23),
+                (side * 15, 20, 23),
+                (side * 24, 38, 15),
+                (side * 24, 54, 8),
+            ],
+            26,
+        )
+        c.pipe(
+            "csf",
+            horn,
+            np.interp(np.arange(26), [0, 4, 12, 20, 25], [3, 4.6, 4.8, 6.2, 2.2]) * uneven,
+            label="ventricles",
+        )
         low = spline([(side * 25, 38, 13), (side * 33, 26, -6), (side * 33, 2, -18)], 10)
         c.pipe("csf", low, np.linspace(4.5, 1.4, 10) * uneven, label="ventricles")
         plexus = np.array([(side * 22.0, 34.0, 17.0), (side * 24.0, 42.0, 12.0)])

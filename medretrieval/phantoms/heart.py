@@ -45,8 +45,9 @@ def paint_heart(c: Canvas, *, contraction: float, thick: float, right: float, fa
     reach = reach * right * (1 - 0.2 * contraction) + 1e-3
     rv = meet(
         ellipse(c.x + 27 + 10 * reach, c.y + 2 - 8 * reach, 34 * reach, 41 * reach) + 1.6 * wobble,
-        -(epi + 0.3), blend=4,
-    ) + np.where(c.z < -36, 20.0, 0.0)  # fmt: skip
+        -(epi + 0.3),
+        blend=4,
+    ) + np.where(c.z < -36, 20.0, 0.0)
     heart = join(epi, rv - 3.2, blend=10)
     c.paint("fat", heart - 5.5 - 3 * np.maximum(c.noise(22.0), -1), strength=0.9)
     c.paint("muscle", np.abs(heart - 7.0) - 0.8, strength=0.5)
@@ -55,9 +56,7 @@ def paint_heart(c: Canvas, *, contraction: float, thick: float, right: float, fa
     c.paint(c.tissue["blood"] * flow * 0.96, rv, label="RV")
     for _ in range(7):  # trabeculae of the right ventricle
         x0, y0 = c.rng.uniform(-68, -30), c.rng.uniform(-30, 38)
-        d = meet(
-            np.sqrt((c.x - x0) ** 2 + (c.y - y0) ** 2) - 2.2, rv + 1.0, -(rv + 10) + 0 * c.x
-        )
+        d = meet(np.sqrt((c.x - x0) ** 2 + (c.y - y0) ** 2) - 2.2, rv + 1.0, -(rv + 10) + 0 * c.x)
         c.paint("myocardium", d, strength=0.8)
     c.paint("myocardium", np.maximum(epi, -endo), label="Myo")
     c.paint(c.tissue["blood"] * flow, endo, label="LV")
@@ -111,13 +110,13 @@ def _belly(c: Canvas) -> None:
     below = meet(top - y, room, blend=8)
     c.paint("fat", below)
     c.paint("muscle", np.maximum(np.abs(top - y + 2.0) - 1.6, room))
-    liver = meet(
-        below + 3, x - 34 - 0.5 * (y - 60) + 5 * c.noise(30.0), blend=10
-    )
+    liver = meet(below + 3, x - 34 - 0.5 * (y - 60) + 5 * c.noise(30.0), blend=10)
     texture = c.tissue["liver"] * (1 + 0.05 * c.noise(6.0))
     c.paint(texture, liver)
     n = 26
-    targets = np.stack([rng.uniform(-95, 20, n), rng.uniform(55, 105, n), rng.uniform(-50, 50, n)], 1)
+    targets = np.stack(
+        [rng.uniform(-95, 20, n), rng.uniform(55, 105, n), rng.uniform(-50, 50, n)], 1
+    )
     segments, radii = grow_tree(rng, (-25, 84, 30), targets, 1.3)
     c.tubes("vein", segments, np.minimum(radii, 4.5), strength=0.9)
     stomach = ((float(rng.uniform(52, 70)), 86.0, -8.0), (34.0, 27.0, 60.0))
@@ -126,8 +125,7 @@ def _belly(c: Canvas) -> None:
     content = "gas" if rng.random() < 0.5 else "fluid"
     c.paint(content, lambda x, y, z: ellipsoid(x, y, z, *stomach) + 4, box=box)
     spleen = ((104.0, 84.0, -10.0), (17.0, 34.0, 50.0), (0.0, 0.0, -24.0))
-    c.paint("spleen", lambda x, y, z: ellipsoid(x, y, z, *spleen),
-            box=c.ellipsoid_box(*spleen[:2]))  # fmt: skip
+    c.paint("spleen", lambda x, y, z: ellipsoid(x, y, z, *spleen), box=c.ellipsoid_box(*spleen[:2]))
 
 
 def _lung_vessels(c: Canvas) -> None:
@@ -145,12 +143,17 @@ def _base(c: Canvas) -> None:
     above: Box = ((-80, 70), (-70, 60), (40, INF))
 
     def great(x: Field, y: Field, z: Field) -> Field:
-        return np.maximum(ellipse(x + 12, y + 12, 14.0, 14.0), 47 - z)
+        return np.asarray(np.maximum(ellipse(x + 12, y + 12, 14.0, 14.0), 47 - z))
 
-    c.paint("myocardium", lambda x, y, z: np.maximum(ellipse(x - 8, y, 40.0, 36.0), 47 - z),
-            box=above, label="")  # fmt: skip
-    c.paint("blood", lambda x, y, z: np.maximum(ellipse(x - 12, y - 8, 30.0, 22.0), 47 - z),
-            box=above)  # fmt: skip
+    c.paint(
+        "myocardium",
+        lambda x, y, z: np.maximum(ellipse(x - 8, y, 40.0, 36.0), 47 - z),
+        box=above,
+        label="",
+    )
+    c.paint(
+        "blood", lambda x, y, z: np.maximum(ellipse(x - 12, y - 8, 30.0, 22.0), 47 - z), box=above
+    )
     c.paint("myocardium", lambda x, y, z: great(x, y, z) - 2, box=above)
     c.paint("blood", great, box=above)
     appendage = spline([(10, -30, 40), (30, -24, 52), (40, -10, 60)], 6)

@@ -64,12 +64,18 @@ def paint_knee(c: Canvas, *, effusion: float) -> None:
 
 def _femur(x: Field, y: Field, z: Field) -> Field:
     u = np.abs(x)
-    shaft = ellipse(x, y + 6 - 0.05 * (z - 40), profile(z, [20, 45, 80, 130], [36, 26, 16, 14]),
-                    profile(z, [20, 45, 80, 130], [22, 19, 15, 14]))  # fmt: skip
+    shaft = ellipse(
+        x,
+        y + 6 - 0.05 * (z - 40),
+        profile(z, [20, 45, 80, 130], [36, 26, 16, 14]),
+        profile(z, [20, 45, 80, 130], [22, 19, 15, 14]),
+    )
     shaft = np.maximum(shaft, 20 - z)
     condyles = ellipsoid(u, y, z, (23, 9, 21), (17, 31, 22), (0, 0, 6))
     groove = ellipsoid(x, y, z, (0, -10, 30), (33, 20, 22))
-    notch = 9 - np.sqrt(x * x + (0.5 * np.maximum(20 - y, 0)) ** 2 + (0.7 * np.maximum(z - 14, 0)) ** 2)
+    notch = 9 - np.sqrt(
+        x * x + (0.5 * np.maximum(20 - y, 0)) ** 2 + (0.7 * np.maximum(z - 14, 0)) ** 2
+    )
     return meet(join(shaft, condyles, groove, blend=10), notch, blend=4)
 
 
@@ -88,9 +94,11 @@ def _menisci(c: Canvas, femur: Field, tibia: Field) -> None:
     u = np.abs(c.x)
     ring = np.sqrt(((u - 22) / 17) ** 2 + ((c.y - 6) / 25) ** 2)
     wedge = meet(
-        np.maximum(1.6 - femur, 1.4 - tibia) - 0.4, (0.62 - ring) * 18, (ring - 1.02) * 18,
+        np.maximum(1.6 - femur, 1.4 - tibia) - 0.4,
+        (0.62 - ring) * 18,
+        (ring - 1.02) * 18,
         np.abs(c.z) - 8 + 0 * u,
-    )  # fmt: skip
+    )
     c.paint("ligament", wedge, label="meniscus")
 
 
@@ -105,7 +113,7 @@ def _ligaments(c: Canvas) -> None:
         points = spline(path, 12) + jitter
         if path[0][1] < -40:
             for across in (-9, -4.5, 0, 4.5, 9):
-                c.pipe("ligament", points + (across, 0, 0), width)
+                c.pipe("ligament", points + np.array([across, 0, 0]), width)
         else:
             c.pipe("ligament", points, width, strength=0.85)
 
@@ -123,20 +131,35 @@ def _soft_tissue(c: Canvas) -> None:
     septa = np.abs(c.noise(9.0)) * 8 - 0.5
     c.paint("septum", np.maximum(septa - 0.1, skin + 2), strength=0.2)
     groups = [
-        (ellipse(np.abs(x) - 20, y - 47, 17.0, profile(z, [-130, -60, 0, 30, 45], [22, 20, 13, 8, 1])),
-         -INF, 42.0),
+        (
+            ellipse(
+                np.abs(x) - 20, y - 47, 17.0, profile(z, [-130, -60, 0, 30, 45], [22, 20, 13, 8, 1])
+            ),
+            -INF,
+            42.0,
+        ),
         (ellipse(np.abs(x) - 30, y - 36, 13.0, profile(z, [20, 60, 130], [6, 15, 22])), 15.0, INF),
         (ellipse(x, y - 34, 26.0, profile(z, [-130, -70, -35], [16, 14, 5])), -INF, -30.0),
-        (ellipse(x, y + 20, profile(z, [48, 80, 130], [14, 42, 54]),
-                 profile(z, [48, 80, 130], [3, 13, 26])), 48.0, INF),
+        (
+            ellipse(
+                x,
+                y + 20,
+                profile(z, [48, 80, 130], [14, 42, 54]),
+                profile(z, [48, 80, 130], [3, 13, 26]),
+            ),
+            48.0,
+            INF,
+        ),
         (ellipse(x - 22, y + 6, 17.0, profile(z, [-130, -60, -30], [24, 20, 3])), -INF, -32.0),
-    ]  # fmt: skip
+    ]
     for d, low, high in groups:
-        d = np.maximum(np.maximum(d + 1.5 * c.noise(12.0), skin + fat), np.maximum(low - z, z - high))
+        d = np.maximum(
+            np.maximum(d + 1.5 * c.noise(12.0), skin + fat), np.maximum(low - z, z - high)
+        )
         c.paint("muscle", d)
         c.paint("fat", np.maximum(np.abs(c.noise(14.0)) * 12 - 0.7, d + 2), strength=0.55)
     vessel = spline([(0, 30, 130), (2, 36, 40), (0, 42, 0), (3, 40, -50), (6, 34, -130)], 18)
     c.pipe("fat", vessel, 8.0)
     c.pipe("vessel", vessel, 4.0)
-    c.pipe("vein", vessel + (5, 5, 0), 4.2)
+    c.pipe("vein", vessel + np.array([5, 5, 0]), 4.2)
     c.pipe("vein", np.array([(-28.0, 44.0, 130.0), (-34.0, 40.0, 0.0), (-30.0, 36.0, -130.0)]), 2.2)

@@ -60,9 +60,13 @@ def _hip_bone(x: Field, y: Field, z: Field) -> Field:
 
 
 def _rod(
-    x: Field, y: Field, z: Field, p: tuple[float, float, float], q: tuple[float, float, float],
+    x: Field,
+    y: Field,
+    z: Field,
+    p: tuple[float, float, float],
+    q: tuple[float, float, float],
     r: float,
-) -> Field:  # fmt: skip
+) -> Field:
     d = [q[i] - p[i] for i in range(3)]
     t = ((x - p[0]) * d[0] + (y - p[1]) * d[1] + (z - p[2]) * d[2]) / sum(k * k for k in d)
     t = np.clip(t, 0, 1)
@@ -85,7 +89,7 @@ def _bones(c: Canvas) -> None:
     if s is None:
         return
     x, y, z = c.coordinates(s)
-    spongy = c.tissue["marrow"] + c.tissue["bone_texture"] * c.noise(3.5)
+    spongy = c.tissue["marrow"] + c.tissue["bone_texture"] * c.grain
     full = np.full(c.shape, 60, dtype=np.float32)
     head, femur = _femur(x, y, z)
     hip = meet(_hip_bone(x, y, z), 3.4 - (head + 0.0))
@@ -97,8 +101,12 @@ def _bones(c: Canvas) -> None:
     left = np.broadcast_to(x > 0, full[s].shape)
     for side, name in ((left, "left femoral head"), (~left, "right femoral head")):
         c.labels[s][side & (head < 0)] = c.values.get(name, 0)
-    canal = ellipse(x, y - profile(z, [-220, -150], [92, 66]), profile(z, [-215, -150], [3, 12]),
-                    profile(z, [-215, -150], [2, 6]))  # fmt: skip
+    canal = ellipse(
+        x,
+        y - profile(z, [-220, -150], [92, 66]),
+        profile(z, [-215, -150], [3, 12]),
+        profile(z, [-215, -150], [2, 6]),
+    )
     full[s] = np.maximum(canal, np.maximum(z + 138, -212 - z))
     c.paint("epidural", full, box=BOX)
     joint = np.maximum(np.abs(np.abs(x) - 46 + 0.25 * (y - 66)) - 1.1, np.abs(y - 64) - 20)
@@ -119,7 +127,8 @@ def _sacrum(x: Field, y: Field, z: Field) -> Field:
     hole = 4.5 - np.sqrt((u - 22) ** 2 + (y - front - deep * 0.4) ** 2)
     hole = hole - 0.6 * np.abs(np.mod(z + 150, 24) - 12)
     end = np.maximum(z + 139, -264 - z)
-    return np.maximum(meet(join(d, np.maximum(crest, -210 - z), blend=4), hole, blend=3), end)
+    bone = meet(join(d, np.maximum(crest, -210 - z), blend=4), hole, blend=3)
+    return np.asarray(np.maximum(bone, end))
 
 
 def _muscles(t: Trunk) -> None:
@@ -134,14 +143,26 @@ def _muscles(t: Trunk) -> None:
     # What lies outside the muscles at this level: fat between the groups.
     groups = [
         # gluteus maximus; medius and minimus around the wing
-        ellipse(u - 88, y - 70, profile(z, [-300, -200, -110], [56, 60, 40]),
-                profile(z, [-300, -200, -120, -95], [28, 30, 20, 4])),
+        ellipse(
+            u - 88,
+            y - 70,
+            profile(z, [-300, -200, -110], [56, 60, 40]),
+            profile(z, [-300, -200, -120, -95], [28, 30, 20, 4]),
+        ),
         _wing(x, y, z) - profile(z, [-250, -215, -150, -110, -95], [2, 30, 34, 24, 2]),
-        ellipse(u - 128, y + 6, profile(z, [-250, -205, -110, -95], [15, 26, 18, 4]),
-                profile(z, [-260, -200, -110], [34, 46, 36])),
+        ellipse(
+            u - 128,
+            y + 6,
+            profile(z, [-250, -205, -110, -95], [15, 26, 18, 4]),
+            profile(z, [-260, -200, -110], [34, 46, 36]),
+        ),
         # iliopsoas, sartorius, rectus and tensor in front of the hip
-        ellipse(u - profile(z, [-290, -235, -170], [98, 92, 84]), y + profile(
-            z, [-290, -235, -170], [22, 36, 22]), 19.0, profile(z, [-320, -235, -150], [19, 20, 24])),
+        ellipse(
+            u - profile(z, [-290, -235, -170], [98, 92, 84]),
+            y + profile(z, [-290, -235, -170], [22, 36, 22]),
+            19.0,
+            profile(z, [-320, -235, -150], [19, 20, 24]),
+        ),
         ellipse(u - 116, y + 58, 15.0, profile(z, [-330, -230, -180, -160], [24, 20, 12, 2])),
         ellipse(u - 146, y + 24, 15.0, profile(z, [-330, -250, -190, -150], [38, 34, 26, 3])),
         # pectineus, obturators, adductors
@@ -150,11 +171,20 @@ def _muscles(t: Trunk) -> None:
         ellipse(u - 72, y - 14, profile(z, [-300, -262, -250], [26, 20, 4]), 24.0),
         ellipse(u - 36, y - 2, profile(z, [-330, -282, -268], [32, 26, 2]), 40.0),
         # levator ani as a funnel, piriformis
-        np.maximum(np.abs(ellipse(x, y - 30, profile(z, [-300, -285, -250, -240], [8, 14, 44, 48]),
-                                  profile(z, [-300, -270, -240], [20, 28, 34]))) - 2.5,
-                   np.maximum(z + 240, -y - 10)),
+        np.maximum(
+            np.abs(
+                ellipse(
+                    x,
+                    y - 30,
+                    profile(z, [-300, -285, -250, -240], [8, 14, 44, 48]),
+                    profile(z, [-300, -270, -240], [20, 28, 34]),
+                )
+            )
+            - 2.5,
+            np.maximum(z + 240, -y - 10),
+        ),
         stroke(u, y, (8, 84), (76, 44)) - profile(z, [-250, -225, -180, -165], [2, 9, 9, 1]),
-    ]  # fmt: skip
+    ]
     psoas = np.maximum(_wing(x, y, z) - 24, np.maximum(z + 104, -232 - z))
     groups.append(meet(psoas, u - 116, y - 58) + 1)
     low = profile(z, [-190, -160], [0, 40])  # fat compartment only where the ring is
@@ -166,18 +196,26 @@ def _muscles(t: Trunk) -> None:
     )
     c.paint("muscle", full, box=BOX)
     streak = 1.3 * t.bumps[s] + 0.6
-    for d in groups:
-        full[s] = np.maximum(d + streak, t.muscle[s] + 1.5)
-        c.paint("muscle", full, box=BOX)
+    full[s] = np.maximum(join(*groups) + streak, t.muscle[s] + 1.5)
+    c.paint("muscle", full, box=BOX)
     fibres = np.abs(c.noise(13.0)) * 15 - 1.0
-    c.paint("fat", np.maximum(fibres, t.muscle + 5) + np.where(c.z < -120, 0, 60), box=BOX,
-            strength=0.45)  # fmt: skip
+    c.paint(
+        "fat",
+        np.maximum(fibres, t.muscle + 5) + np.where(c.z < -120, 0, 60),
+        box=BOX,
+        strength=0.45,
+    )
     for side in (-1, 1):
         for dx, dy, tissue in ((0, 0, "blood_left"), (-11, 5, "blood_right")):
             path = spline(
-                [(side * (70 + dx), -40 + dy, -215), (side * (76 + dx), -62 + dy, -245),
-                 (side * (76 + dx), -66 + dy, -300), (side * (80 + dx), -60 + dy, -340)], 10,
-            )  # fmt: skip
+                [
+                    (side * (70 + dx), -40 + dy, -215),
+                    (side * (76 + dx), -62 + dy, -245),
+                    (side * (76 + dx), -66 + dy, -300),
+                    (side * (80 + dx), -60 + dy, -340),
+                ],
+                10,
+            )
             c.pipe("fat", path, 9.0)
             c.pipe(tissue, path, 5.4)
 
@@ -187,13 +225,27 @@ def _viscera(t: Trunk) -> None:
     full = float(rng.uniform(0.72, 1.12))
     radii = (44 * full, 34 * full, 33 * full)
     centre = (float(rng.normal(0, 3)), -22.0, -243 + radii[2])
-    rectum = spline([(0, 44, -300), (0, 46, -275), (4, 58, -245), (-2, 64, -215), (8, 52, -190),
-                     (22, 26, -178), (46, 6, -170), (66, 0, -158), (80, -10, -155)], 40)  # fmt: skip
-    swell = 12 + 3.5 * np.sin(np.arange(40) / 3.0 + rng.uniform(0, 6)) + np.interp(
-        np.arange(40), [0, 4, 12, 20], [-4, -3, 3, 0]
+    rectum = spline(
+        [
+            (0, 44, -300),
+            (0, 46, -275),
+            (4, 58, -245),
+            (-2, 64, -215),
+            (8, 52, -190),
+            (22, 26, -178),
+            (46, 6, -170),
+            (66, 0, -158),
+            (80, -10, -155),
+        ],
+        40,
+    )
+    swell = (
+        12
+        + 3.5 * np.sin(np.arange(40) / 3.0 + rng.uniform(0, 6))
+        + np.interp(np.arange(40), [0, 4, 12, 20], [-4, -3, 3, 0])
     )
     c.pipe("bowel_wall", rectum, swell, label="rectum")
-    stool = c.tissue["stool"] + c.tissue["stool_texture"] * (c.noise(4.5) - 0.5)
+    stool = c.tissue["stool"] + c.tissue["stool_texture"] * (c.grain - 0.5)
     c.pipe(stool, rectum[4:], (swell - 3.5)[4:])
     for i in np.flatnonzero(np.repeat(rng.random(10) < 0.35, 4)):
         if i > 5:
@@ -201,18 +253,30 @@ def _viscera(t: Trunk) -> None:
     if t.female:
         lean = float(rng.uniform(-10, 10))
         womb = ((float(rng.normal(0, 6)), 16.0, -200.0), (27.0, 19.0, 32.0))
-        c.paint("uterus", lambda x, y, z: ellipsoid(x, y, z, *womb, (30, lean, 0)),
-                box=c.ellipsoid_box(*womb), label="uterus")  # fmt: skip
-        c.paint("fluid", lambda x, y, z: ellipsoid(x, y, z, womb[0], (7, 3.5, 16), (30, lean, 0)),
-                box=c.ellipsoid_box(*womb), strength=0.5)  # fmt: skip
+        c.paint(
+            "uterus",
+            lambda x, y, z: ellipsoid(x, y, z, *womb, (30, lean, 0)),
+            box=c.ellipsoid_box(*womb),
+            label="uterus",
+        )
+        c.paint(
+            "fluid",
+            lambda x, y, z: ellipsoid(x, y, z, womb[0], (7, 3.5, 16), (30, lean, 0)),
+            box=c.ellipsoid_box(*womb),
+            strength=0.5,
+        )
         canal = spline([(0, 14, -214), (0, 16, -240), (0, 10, -275), (0, 2, -300)], 12)
-        c.pipe("uterus", canal + (6, 0, 0), 9.0)
-        c.pipe("uterus", canal - (6, 0, 0), 9.0)
+        c.pipe("uterus", canal + np.array([6, 0, 0]), 9.0)
+        c.pipe("uterus", canal - np.array([6, 0, 0]), 9.0)
         c.pipe("bowel_wall", spline([(0, -20, -262), (0, -16, -280), (0, -12, -300)], 6), 8.0)
         for side in (-1, 1):
             ovary = ((side * 44.0, 10.0, -196.0), (12.0, 9.0, 14.0))
-            c.paint("fluid", lambda x, y, z, o=ovary: ellipsoid(x, y, z, *o),
-                    box=c.ellipsoid_box(*ovary), strength=0.6)  # fmt: skip
+            c.paint(
+                "fluid",
+                lambda x, y, z, o=ovary: ellipsoid(x, y, z, *o),
+                box=c.ellipsoid_box(*ovary),
+                strength=0.6,
+            )
     else:
         _prostate(c, float(rng.uniform(0.85, 1.3)))
     for grow, tissue in ((3.0, "bowel_wall"), (0.0, "bladder")):
@@ -236,7 +300,7 @@ def _prostate(c: Canvas, size: float) -> None:
     c.paint("muscle", lambda x, y, z: gland(x, y, z) - 1.5, box=box)
     mottled = c.tissue["prostate_outer"] * (1 + 0.08 * c.noise(5.0))
     c.paint(mottled, gland, box=box, label="prostate")
-    nodes = c.tissue["prostate_inner"] * (1 + 0.3 * np.abs(c.noise(4.0)) - 0.15)
+    nodes = c.tissue["prostate_inner"] * (1 + 0.3 * np.abs(c.grain) - 0.15)
     core = ((0.0, -6.0, -254.0), (18 * size, 12.5 * size, 17 * size))
     c.paint("muscle", lambda x, y, z: ellipsoid(x, y, z, *core) - 1.0, box=box, strength=0.7)
     c.paint(nodes, lambda x, y, z: ellipsoid(x, y, z, *core), box=box)

@@ -114,10 +114,15 @@ def _branch(
         i = int(place * steps)
         side = -side if rng.random() < 0.75 else side
         _branch(
-            rng, points[i], heading[min(i, steps - 1)] + side * float(rng.uniform(0.5, 1.1)),
-            length * float(rng.uniform(0.35, 0.62)), radii[i] * float(rng.uniform(0.5, 0.75)),
-            order - 1, out, wind=wind * 1.15,
-        )  # fmt: skip
+            rng,
+            points[i],
+            heading[min(i, steps - 1)] + side * float(rng.uniform(0.5, 1.1)),
+            length * float(rng.uniform(0.35, 0.62)),
+            radii[i] * float(rng.uniform(0.5, 0.75)),
+            order - 1,
+            out,
+            wind=wind * 1.15,
+        )
 
 
 def _coronary(rng: np.random.Generator, n: int) -> tuple[Segments, Segments]:
@@ -128,26 +133,51 @@ def _coronary(rng: np.random.Generator, n: int) -> tuple[Segments, Segments]:
     start = np.array([rng.uniform(165, 215), rng.uniform(95, 150)]) * u
     if flip:  # right coronary artery: one C-shaped trunk with branches
         curve = spline(
-            start + np.array([(0, 0), (-55, 20), (-85, 95), (-70, 190), (5, 245), (95, 262)]) * u
-            + rng.normal(0, 8, (6, 2)) * u, 60,
-        )  # fmt: skip
+            start
+            + np.array([(0, 0), (-55, 20), (-85, 95), (-70, 190), (5, 245), (95, 262)]) * u
+            + rng.normal(0, 8, (6, 2)) * u,
+            60,
+        )
         radii = np.linspace(6.0, 3.0, 60) * u
         out.append((curve, radii))
         for i in rng.choice(np.arange(8, 58), 9, replace=False):
             d = curve[min(i + 1, 59)] - curve[i - 1]
             angle = float(np.arctan2(d[1], d[0])) + float(rng.choice([-1, 1], p=[0.8, 0.2])) * 0.9
-            _branch(rng, curve[i], angle, float(rng.uniform(70, 150)) * u, radii[i] * 0.55, 1, out,
-                    wind=0.35)  # fmt: skip
+            _branch(
+                rng,
+                curve[i],
+                angle,
+                float(rng.uniform(70, 150)) * u,
+                radii[i] * 0.55,
+                1,
+                out,
+                wind=0.35,
+            )
     else:
         fork = start + np.array([38, 10]) * u
         out.append((np.stack([start, fork]), np.array([6.6, 6.2]) * u))
         for angle, length, radius in ((0.95, 330, 5.0), (0.25, 250, 3.6), (1.75, 270, 4.4)):
-            _branch(rng, fork, angle + float(rng.normal(0, 0.12)), length * u, radius * u, 2, out,
-                    wind=0.3)  # fmt: skip
+            _branch(
+                rng,
+                fork,
+                angle + float(rng.normal(0, 0.12)),
+                length * u,
+                radius * u,
+                2,
+                out,
+                wind=0.3,
+            )
     catheter = spline(
-        np.array([start, start + (-22 * u, -28 * u), start + (-6 * u, -90 * u),
-                  (start[0] + 40 * u, -10.0)]), 24,
-    )  # fmt: skip
+        np.array(
+            [
+                start,
+                start + np.array([-22, -28]) * u,
+                start + np.array([-6, -90]) * u,
+                (start[0] + 40 * u, -10.0),
+            ]
+        ),
+        24,
+    )
     return out, [(catheter, np.full(24, 3.4 * u))]
 
 
@@ -157,15 +187,23 @@ def _cerebral(rng: np.random.Generator, n: int) -> tuple[Segments, Segments]:
     out: Segments = []
     side = float(rng.choice([-1.0, 1.0]))
     base = np.array([256 + side * 30, 512.0])
-    shape = [(0, 40), (2, -60), (side * 22, -110), (side * 6, -150), (side * 26, -185),
-             (side * 6, -215)]  # fmt: skip
+    shape = [
+        (0, 40),
+        (2, -60),
+        (side * 22, -110),
+        (side * 6, -150),
+        (side * 26, -185),
+        (side * 6, -215),
+    ]
     siphon = spline([(base + s) * u for s in shape], 40)
     out.append((siphon, np.linspace(7.0, 5.4, 40) * u))
     top = siphon[-1]
     up = -np.pi / 2
     _branch(rng, top, up - side * 0.35, 225 * u, 3.6 * u, 2, out, wind=0.3)
     lateral = 0.12 if side > 0 else np.pi - 0.12
-    middle = spline([top, top + np.array([side * 50, -6]) * u, top + np.array([side * 92, -22]) * u], 12)
+    middle = spline(
+        [top, top + np.array([side * 50, -6]) * u, top + np.array([side * 92, -22]) * u], 12
+    )
     out.append((middle, np.linspace(4.8, 4.2, 12) * u))
     for lift in (0.1, 0.55, 1.0, 1.4):
         angle = lateral - side * lift
@@ -210,7 +248,8 @@ def angiogram(
         base = 1 / (1 + np.exp(-(y - 335 - 0.0012 * (x - 256) ** 2 + 14 * soft) / 8))
         residue = float(rng.choice([0.15, 0.9]))  # subtraction leaves a trace of the bones
         eyes = sum(
-            np.exp(-(((np.hypot(x - 256 - s * 78, (y - 350) * 1.1) - 52) / 8) ** 2)) for s in (-1, 1)
+            np.exp(-(((np.hypot(x - 256 - s * 78, (y - 350) * 1.1) - 52) / 8) ** 2))
+            for s in (-1, 1)
         )
         shadow = shadow * (0.3 + 0.5 * residue) + residue * (0.14 * bone + 0.15 * base + 0.1 * eyes)
         blush = 1 / (1 + np.exp(skull / 10))

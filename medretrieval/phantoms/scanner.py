@@ -18,9 +18,13 @@ from medretrieval.types import Grid
 # Letters of the directions in which slices, rows and columns of each view count up.
 VIEWS = {"axial": "SPL", "sagittal": "LIP", "coronal": "PIL"}
 _DIRECTION = {
-    "R": (1, 0, 0), "L": (-1, 0, 0), "A": (0, 1, 0), "P": (0, -1, 0), "S": (0, 0, 1),
+    "R": (1, 0, 0),
+    "L": (-1, 0, 0),
+    "A": (0, 1, 0),
+    "P": (0, -1, 0),
+    "S": (0, 0, 1),
     "I": (0, 0, -1),
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +103,7 @@ def blur(image: Field, sigma: float) -> Field:
 
 
 def correlated_noise(rng: np.random.Generator, shape: tuple[int, int, int]) -> Field:
-    """Unit-variance noise whose neighbours in a slice are correlated, as reconstruction leaves it."""
+    """Unit-variance noise, correlated between neighbours in a slice as reconstruction leaves it."""
     k, j, i = shape
     white = rng.standard_normal((k, j + 2, i + 2), dtype=np.float32)
     rows = white[:, :-2] + 2 * white[:, 1:-1] + white[:, 2:]
@@ -121,8 +125,10 @@ def scan_ct(
     # Rays across the widest part carry the noise: dense rows are the noisy ones, in streaks.
     dense = np.clip((image + 300) / 1300, 0, 1.6).mean(axis=2, keepdims=True)
     level = noise * (0.8 + 1.6 * dense)
-    grain = correlated_noise(rng, image.shape)  # type: ignore[arg-type]
-    streak = ndimage.uniform_filter1d(rng.standard_normal(image.shape, dtype=np.float32), 25, axis=2)
+    grain = correlated_noise(rng, image.shape)
+    streak = ndimage.uniform_filter1d(
+        rng.standard_normal(image.shape, dtype=np.float32), 25, axis=2
+    )
     image = image + level * (grain + 6.0 * np.clip(dense - 0.35, 0, 1) * streak)
     return np.clip(np.rint(image), -1024, 3071).astype(np.int16)
 
@@ -146,7 +152,7 @@ def scan_mr(
         gain: stored value of intensity 1.
         ghost: strength of the copy shifted along the rows' direction.
     """
-    shape: tuple[int, int, int] = image.shape  # type: ignore[assignment]
+    shape: tuple[int, int, int] = image.shape
     image = blur(image, sharpness)
     field = smooth_noise(rng, shape, spacing, 110.0)
     image = image * np.exp(np.float32(bias) * field)
@@ -155,7 +161,7 @@ def scan_mr(
     real = image + np.float32(noise) * correlated_noise(rng, shape)
     imaginary = np.float32(noise) * rng.standard_normal(shape, dtype=np.float32)
     magnitude = np.sqrt(real * real + imaginary * imaginary) * np.float32(gain)
-    return np.clip(np.rint(magnitude), 0, 4095).astype(np.uint16)
+    return np.asarray(np.clip(np.rint(magnitude), 0, 4095), dtype=np.uint16)
 
 
 def to_file_axes(
@@ -188,9 +194,9 @@ def to_file_axes(
         order.append(source)
         flips.append(slice(None, None, 1 if letter in letters else -1))
         affine[:3, axis] = turned @ np.array(_DIRECTION[letter]) * frame.spacing[source]
-    shape = tuple(frame.shape[o] for o in order)
+    shape = (frame.shape[order[0]], frame.shape[order[1]], frame.shape[order[2]])
     centre = turned @ (np.array(frame.centre) * (-1, -1, 1)) + shift
     affine[:3, 3] = centre - affine[:3, :3] @ ((np.array(shape) - 1) / 2)
     stored = [np.ascontiguousarray(a.transpose(order)[tuple(flips)]) for a in arrays]
-    grid = Grid(shape=shape, affine=np.round(affine, 6))  # type: ignore[arg-type]
+    grid = Grid(shape=shape, affine=np.round(affine, 6))
     return stored[0], stored[1], grid

@@ -23,10 +23,31 @@ from medretrieval.phantoms.fields import (
 
 # Lower end of each vertebral body, from L5 up to the neck, in mm.
 VERTEBRAE = np.array(
-    [-140, -106, -72, -38, -4, 28, 56, 83, 109, 134, 158, 182, 205, 228, 250, 271, 291, 310, 328,
-     344, 360],
+    [
+        -140,
+        -106,
+        -72,
+        -38,
+        -4,
+        28,
+        56,
+        83,
+        109,
+        134,
+        158,
+        182,
+        205,
+        228,
+        250,
+        271,
+        291,
+        310,
+        328,
+        344,
+        360,
+    ],
     dtype=np.float32,
-)  # fmt: skip
+)
 
 _CAVITY = (
     [-300, -240, -180, -130, -80, 0, 60, 130, 200, 240, 265, 285, 300, 320],
@@ -40,7 +61,10 @@ _MUSCLE = (
     [92, 96, 100, 101, 98, 97, 103, 111, 113, 110, 104, 96, 82, 66],
     [10, 10, 9, 7, 4, 2, 2, 3, 4, 6, 9, 11, 14, 16],
 )
-_SPINE = ([-150, -130, -70, 0, 60, 130, 200, 260, 300, 330], [40, 34, 28, 35, 46, 58, 60, 52, 42, 30])
+_SPINE = (
+    [-150, -130, -70, 0, 60, 130, 200, 260, 300, 330],
+    [40, 34, 28, 35, 46, 58, 60, 52, 42, 30],
+)
 
 
 def spine_y(z: Field | float) -> Field:
@@ -94,7 +118,8 @@ class Trunk:
         rise = 12 / (1 + np.exp(x / 12))  # the right dome stands higher
         dome = 80 + rise + np.where(x < 0, right, left) - 10 * np.exp(-((x / 30) ** 2))
         q2 = (x / 136) ** 2 + ((y + 2) / 98) ** 2
-        fall = (95 + 45 * y / 100) * q2 * np.minimum(q2, 1.6)
+        q4 = np.minimum(q2 * q2, 1.4)  # flat on top, steep at the rim
+        fall = (95 + 45 * y / 100) * q4 * q4
         return np.asarray(z - dome + fall, dtype=np.float32)
 
     def paint_walls(self) -> None:
@@ -145,7 +170,7 @@ class Trunk:
         """Vertebral bodies and discs, canal with cord, arches and processes."""
         c = self.canvas
         box = ((-62, 62), (-10, 150), (-147, INF))
-        trabecular = c.tissue["marrow"] + c.tissue["bone_texture"] * c.noise(3.2)
+        trabecular = c.tissue["marrow"] + c.tissue["bone_texture"] * c.grain
 
         def body(x: Field, y: Field, z: Field) -> Field:
             rx = profile(z, [-130, 0, 60, 200, 300], [26, 22, 19, 15, 14])
@@ -159,8 +184,11 @@ class Trunk:
             return np.broadcast_to(_phase(z)[1] - 3.2, np.broadcast_shapes(x.shape, y.shape))
 
         c.paint("cortex", body, box=box, label="vertebra")
-        c.paint(trabecular, lambda x, y, z: np.maximum(body(x, y, z) + 2.2, 4.4 - disc(x, y, z) - 3.2),
-                box=box)
+        c.paint(
+            trabecular,
+            lambda x, y, z: np.maximum(body(x, y, z) + 2.2, 4.4 - disc(x, y, z) - 3.2),
+            box=box,
+        )
         c.paint("disc", lambda x, y, z: np.maximum(body(x, y, z), disc(x, y, z)), box=box)
         c.paint("cortex", _arch, box=box, label="vertebra")
         c.paint(trabecular, lambda x, y, z: _arch(x, y, z) + 2.0, box=box, strength=0.8)

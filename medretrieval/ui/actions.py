@@ -25,13 +25,13 @@ from medretrieval.ui.session import (
     Outcome,
     Query,
     add_to_cart,
-    collect,
     own_pair,
     remove_from_cart,
 )
 from medretrieval.ui.uploads import taken
 
 NO_IMAGE = "load an image first: upload one or click an example"
+NO_RESULTS = "there are no results to choose from; find similar cases first"
 NO_MASK = "The mask will be shown over your image."
 
 
@@ -131,7 +131,8 @@ class Actions:
             "image_status": text.status("ok", f"{query.title}: {text.size_line(query.volume)}"),
             "viewer": content.view(query, policy, "", count // 2),
             **_sliders(count),
-            "window": "",
+            "examples_panel": Props(open=False),
+            "window": Props(value="", visible=True),
             "mode": "slice" if count == 1 else "rerank",
             "hits": text.placeholder("Ready to search", "Press the button above."),
             "why": "",
@@ -168,6 +169,9 @@ class Actions:
         if outcome is not None and outcome.query == query.token:
             colours = content.palette(opened)
             updates["result"] = content.result(query, outcome, policy, window, number, colours)
+        found = session.found
+        if found is not None and opened is not None and found.slice_index is None:
+            updates["hits"] = content.hit_cards(found, opened, session.cart, number)
         return updates
 
     # The search
@@ -234,12 +238,13 @@ class Actions:
             index=session.index,
             k=int(k),
             slice_index=one,
+            slices=query.slices(opened.policy) if one is None else 1,
             embedded=embedded,
         )
         line = _found_line(len(result.hits), one, time.perf_counter() - started)
         return {
             "found": new,
-            "hits": content.hit_cards(new, opened, session.cart),
+            "hits": content.hit_cards(new, opened, session.cart, int(number)),
             "why": "",
             "search_status": text.status("ok" if result.hits else "warning", line),
             **self._about(opened),
@@ -247,38 +252,44 @@ class Actions:
             "settings_file": self._settings(query, opened, new, session.cart, session.outcome),
         }
 
-    def why(self, session: Session, row: str) -> Updates:
-        """Explain a hit."""
+    def why(self, session: Session, key: str) -> Updates:
+        """Explain a hit; `key` as for `Found.pair`."""
         query, found = session.query, session.found
         if query is None or found is None:
-            raise UsageError("the results are not there any more; search again")
-        hit = found.hit(int(row) if row.isdecimal() else -1)
-        return {"why": content.why(found, hit, query, self.backend.open(found.index))}
+            raise UsageError(NO_RESULTS)
+        opened = self.backend.open(found.index)
+        return {"why": content.why(found, *found.pair(key), query, opened)}
 
     # The support set
 
-    def add_hit(self, session: Session, row: str) -> Updates:
-        """Add the hit that shows database row `row` to the support set."""
+    def add_hit(self, session: Session, number: float, key: str) -> Updates:
+        """Add the database slice of a card to the support set; `key` as for `Found.pair`."""
         if session.found is None:
-            raise UsageError("the results are not there any more; search again")
-        hit = session.found.hit(int(row) if row.isdecimal() else -1)
-        opened = self.backend.open(session.found.index)
-        items, without = collect([hit], opened.key, opened.support)
-        if without:
+            raise UsageError(NO_RESULTS)
+        item = self.backend.open(session.found.index).cart_item(*session.found.pair(key))
+        if item is None:
             raise UsageError("that slice is not annotated; choose another one")
-        return self._carted(session, add_to_cart(session.cart, items))
+        return self._carted(session, number, add_to_cart(session.cart, [item]))
 
-    def add_hits(self, session: Session) -> Updates:
-        """Add every annotated hit to the support set."""
-        if session.found is None:
-            raise UsageError("there are no results to add yet; find similar cases first")
-        opened = self.backend.open(session.found.index)
-        items, without = collect(session.found.result.hits, opened.key, opened.support)
+    def add_hits(self, session: Session, number: float) -> Updates:
+        """Add the annotated slice that every hit shows to the support set."""
+        found = session.found
+        if found is None:
+            raise UsageError(NO_RESULTS)
+        opened = self.backend.open(found.index)
+        shown = [opened.cart_item(*pair) for pair in found.pairs(int(number))]
+        items = [item for item in shown if item is not None]
+        without = len(shown) - len(items)
         note = f" {without} without annotation left out." if without else ""
-        return self._carted(session, add_to_cart(session.cart, items), note)
+        return self._carted(session, number, add_to_cart(session.cart, items), note)
 
     def add_own(
-        self, session: Session, image: str | None, mask: str | None, names: str | None
+        self,
+        session: Session,
+        number: float,
+        image: str | None,
+        mask: str | None,
+        names: str | None,
     ) -> Updates:
         """Add the visitor's own annotated image to the support set."""
         if not image or not mask:
@@ -293,20 +304,20 @@ class Actions:
             labels = read_labels(mask_path, reference=volume.grid, names=named)
             items = own_pair(volume, labels, self._policy(session.index))
         return {
-            **self._carted(session, add_to_cart(session.cart, items)),
+            **self._carted(session, number, add_to_cart(session.cart, items)),
             "own_image": None,
             "own_mask": None,
         }
 
-    def remove(self, session: Session, key: str) -> Updates:
+    def remove(self, session: Session, number: float, key: str) -> Updates:
         """Take one slice out of the support set."""
-        return self._carted(session, remove_from_cart(session.cart, key))
+        return self._carted(session, number, remove_from_cart(session.cart, key))
 
-    def empty(self, session: Session) -> Updates:
+    def empty(self, session: Session, number: float) -> Updates:
         """Take everything out of the support set."""
-        return self._carted(session, ())
+        return self._carted(session, number, ())
 
-    def _carted(self, session: Session, cart: Cart, note: str = "") -> Updates:
+    def _carted(self, session: Session, number: float, cart: Cart, note: str = "") -> Updates:
         found = session.found
         opened = self.backend.opened(found.index if found else session.index)
         names = sorted({name for item in cart for name in item.support.names.values()})
@@ -318,7 +329,7 @@ class Actions:
             "structures": Props(choices=names if cart or not opened else _names(opened), value=[]),
         }
         if found is not None and opened is not None:
-            updates["hits"] = content.hit_cards(found, opened, cart)
+            updates["hits"] = content.hit_cards(found, opened, cart, int(number))
             if session.query is not None:
                 updates["settings_file"] = self._settings(
                     session.query, opened, found, cart, session.outcome

@@ -6,6 +6,7 @@ Everything here is read-only for visitors: what they choose lives in their own s
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,7 +20,8 @@ from numpy.typing import NDArray
 from medretrieval import pipeline
 from medretrieval.errors import InputError, UsageError
 from medretrieval.imaging import make_slices, read_volume, slice_axis
-from medretrieval.types import Hit, Progress, SlicePolicy, Support, Volume, no_progress
+from medretrieval.types import Hit, Match, Progress, SlicePolicy, Support, Volume, no_progress
+from medretrieval.ui.session import CartItem
 from medretrieval.ui.text import aspect
 
 DEMO = "demo"
@@ -80,15 +82,34 @@ class Opened:
         policy: SlicePolicy = self.index.manifest.slices
         return policy
 
-    def support(self, hit: Hit) -> Support | None:
-        """The annotated slice that a hit shows, with its similarity; None if not annotated."""
+    @functools.cached_property
+    def _rows(self) -> dict[tuple[str, int], int]:
         store = self.index.store
-        if not store.has_mask(hit.row_id):
+        volumes = (store.volume_ids[code] for code in store.volume.tolist())
+        return {
+            key: row
+            for row, key in enumerate(zip(volumes, store.slice_index.tolist(), strict=True))
+        }
+
+    def row(self, volume_id: str, slice_index: int) -> int:
+        """The database row of a slice of a volume."""
+        return self._rows[volume_id, slice_index]
+
+    def cart_item(self, hit: Hit, match: Match) -> CartItem | None:
+        """The annotated slice of a pair for the support set; None if it is not annotated."""
+        row = self.row(hit.volume_id, match.slice_index)
+        if not self.index.store.has_mask(row):
             return None
-        support: Support = store.support(
-            hit.row_id, score=hit.matches[0].score if hit.matches else None
+        return CartItem(
+            key=self.cart_key(row),
+            row_id=row,
+            support=self.index.store.support(row, score=match.score),
+            title=f"{hit.volume_id} \u00b7 slice {match.slice_index}",
         )
-        return support
+
+    def cart_key(self, row: int) -> str:
+        """The key in the support set of a row of this index."""
+        return f"{self.key}/{row}"
 
     def describe(self) -> dict[str, Any]:
         """Name, content and embedder of the index, JSON-able; not the path on this machine."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medretrieval.imaging import position_mm, slice_axis
-from medretrieval.types import Hit, SlicePolicy
+from medretrieval.types import Hit, Match, SlicePolicy
 from medretrieval.ui import pictures, text
 from medretrieval.ui.backend import Example, Opened
 from medretrieval.ui.pictures import Palette
@@ -34,21 +35,36 @@ def palette(opened: Opened | None) -> Palette:
 
 
 def example_cards(items: Sequence[Example]) -> str:
-    """The examples, each opened by a click on its picture."""
-    return text.cards(
-        (
-            text.Card(
-                key=str(place),
-                image=pictures.thumbnail(item.image, aspect=item.aspect, side=144),
-                alt=f"Open the example {item.query.title}",
-                lines=[item.query.title],
-                action="open",
-                opens="open",
-            )
-            for place, item in enumerate(items)
-        ),
-        kind="examples",
+    """The examples, each opened by a click on its picture; synthetic and real ones apart."""
+    groups = (
+        ("Synthetic phantoms that are not in the demo index", True),
+        ("Real slices, samples of pydicom", False),
     )
+    return "".join(
+        f'<h3 class="mr-group">{escape(heading)}</h3>'
+        + text.cards(
+            (
+                text.Card(
+                    key=str(place),
+                    image=pictures.thumbnail(item.image, aspect=item.aspect, side=144),
+                    alt=f"Open the example {item.query.title}",
+                    lines=[_short(item.query.title)],
+                    action="open",
+                    opens="open",
+                )
+                for place, item in enumerate(items)
+                if item.query.synthetic == synthetic
+            ),
+            kind="examples",
+        )
+        for heading, synthetic in groups
+    )
+
+
+def _short(title: str) -> str:
+    # The heading of the group says what kind of example it is.
+    bare = re.sub(r"^Synthetic | of the\b|\s*\([^)]*\)|,.*", "", title).strip()
+    return bare[:1].upper() + bare[1:]
 
 
 def view(query: Query, policy: SlicePolicy, window: str, index: int) -> str:
@@ -109,52 +125,56 @@ def row_picture(opened: Opened, row: int, *, side: int = 224) -> NDArray[np.uint
     )
 
 
-def hit_cards(found: Found, opened: Opened, cart: Cart) -> str:
-    """The hits, each with its reasons behind the picture and a button for the support set."""
+def hit_cards(found: Found, opened: Opened, cart: Cart, shown: int | None) -> str:
+    """The hits, each with its reasons behind the picture and a button for the support set.
+
+    Args:
+        shown: the slice that the visitor looks at; each case shows the slice that met this one.
+    """
     if not found.result.hits:
         return text.placeholder("No similar case", "The index has no slice that fits.")
     inside = {item.key for item in cart}
 
-    def card(hit: Hit) -> text.Card:
-        key = f"{opened.key}/{hit.row_id}"
-        annotated = opened.index.store.has_mask(hit.row_id)
-        taken = key in inside
+    def card(hit: Hit, match: Match) -> text.Card:
+        row = opened.row(hit.volume_id, match.slice_index)
+        annotated = opened.index.store.has_mask(row)
+        taken = opened.cart_key(row) in inside
+        labels = opened.index.store.labels[row]
         return text.Card(
-            key=str(hit.row_id),
-            image=row_picture(opened, hit.row_id),
-            alt=f"Hit {hit.rank}: {hit.volume_id}, slice {hit.slice_index}. Show why it was found",
-            lines=text.caption(hit, found.result.mode),
+            key=f"{hit.rank}:{match.slice_index}",
+            image=row_picture(opened, row),
+            alt=f"Hit {hit.rank}: {hit.volume_id}, slice {match.slice_index}. Show why",
+            lines=text.caption(hit, match, labels, found.result.mode, found.slices),
             action="add",
-            button=("✓ in the set" if taken else "+ add") if annotated else "not annotated",
-            describe=f"Add hit {hit.rank} to the support set",
+            button=("\u2713 in the set" if taken else "+ add") if annotated else "not annotated",
+            describe=f"Add slice {match.slice_index} of {hit.volume_id} to the support set",
             badge=str(hit.rank),
             active=taken or not annotated,
             opens="why",
         )
 
-    return text.cards(map(card, found.result.hits), kind="hits")
+    return text.cards((card(*pair) for pair in found.pairs(shown)), kind="hits")
 
 
-def why(found: Found, hit: Hit, query: Query, opened: Opened) -> str:
-    """The best pair of slices of a hit side by side, and all pairs as a table."""
-    best = hit.matches[0]
+def why(found: Found, hit: Hit, match: Match, query: Query, opened: Opened) -> str:
+    """A pair of slices of a hit side by side, and the best pairs as a table."""
     policy = opened.policy
     axis = slice_axis(query.volume.grid, policy.axis)
     own = pictures.thumbnail(
-        query.view(policy, policy.window, best.query_slice).image,
+        query.view(policy, policy.window, match.query_slice).image,
         aspect=text.aspect(query.volume.grid, axis),
         side=320,
     )
-    other = row_picture(opened, hit.row_id, side=320)
+    other = row_picture(opened, opened.row(hit.volume_id, match.slice_index), side=320)
     pair = "".join(
         f'<figure><img src="{pictures.data_uri(image, lossy=True)}" alt="{escape(caption)}">'
         f"<figcaption>{escape(caption)}</figcaption></figure>"
         for image, caption in (
-            (own, f"your slice {best.query_slice}"),
-            (other, f"{hit.volume_id}, slice {hit.slice_index}"),
+            (own, f"your slice {match.query_slice}"),
+            (other, f"its slice {match.slice_index}, similarity {match.score:.3f}"),
         )
     )
-    return text.why(hit, found.result.mode, pair)
+    return text.why(hit, found.result.mode, found.slices, pair)
 
 
 def cart_cards(cart: Cart, colours: Palette) -> str:

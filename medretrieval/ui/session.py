@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,7 @@ from medretrieval.pipeline import Segmentation
 from medretrieval.types import (
     Hit,
     LabelVolume,
+    Match,
     SearchResult,
     Slice,
     SlicePolicy,
@@ -60,6 +61,7 @@ class Found:
     Attributes:
         query: token of the query.
         slice_index: the only slice that was searched with, None for all.
+        slices: with how many slices of the query.
         embedded: embeddings of all slices (`retrieval.query.QueryEmbeddings`) if they were made.
     """
 
@@ -68,22 +70,38 @@ class Found:
     index: str
     k: int
     slice_index: int | None
+    slices: int
     embedded: Any = None
 
     def fits(self, query: Query, index: str) -> bool:
         """Whether this was a search for the same image in the same index."""
         return (self.query, self.index) == (query.token, index)
 
-    def hit(self, row_id: int) -> Hit:
-        """The hit that shows database row `row_id`.
+    def pair(self, key: str) -> tuple[Hit, Match]:
+        """The hit and the pair of slices that a card stands for.
+
+        Args:
+            key: "<rank>:<slice_index>" of the database slice, as `cards` makes it.
 
         Raises:
-            UsageError: no hit of this search shows it.
+            UsageError: no hit of this search shows that slice.
         """
+        rank, _, number = key.partition(":")
         for hit in self.result.hits:
-            if hit.row_id == row_id:
-                return hit
+            for match in hit.matches:
+                if (str(hit.rank), str(match.slice_index)) == (rank, number):
+                    return hit, match
         raise UsageError("that case is not among the results any more; search again")
+
+    def pairs(self, shown: int | None) -> list[tuple[Hit, Match]]:
+        """For every hit the database slice that met slice `shown` of the query.
+
+        A hit that was not found by that slice is shown by its best pair.
+        """
+        return [
+            (hit, next((m for m in hit.matches if m.query_slice == shown), hit.matches[0]))
+            for hit in self.result.hits
+        ]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -115,27 +133,6 @@ def add_to_cart(cart: Cart, items: Iterable[CartItem]) -> Cart:
 def remove_from_cart(cart: Cart, key: str) -> Cart:
     """The cart without the item `key` (unchanged if it holds none)."""
     return tuple(item for item in cart if item.key != key)
-
-
-def collect(
-    hits: Iterable[Hit], index: str, support: Callable[[Hit], Support | None]
-) -> tuple[list[CartItem], int]:
-    """Cart items of the hits that are annotated, and how many hits are not."""
-    items, without = [], 0
-    for hit in hits:
-        found = support(hit)
-        if found is None:
-            without += 1
-            continue
-        items.append(
-            CartItem(
-                key=f"{index}/{hit.row_id}",
-                row_id=hit.row_id,
-                support=found,
-                title=f"{hit.volume_id} · slice {hit.slice_index}",
-            )
-        )
-    return items, without
 
 
 def own_pair(volume: Volume, labels: LabelVolume, policy: SlicePolicy) -> list[CartItem]:

@@ -12,34 +12,33 @@ from numpy.typing import NDArray
 
 from medretrieval.errors import UsageError
 from medretrieval.imaging.geometry import display_axes, orientation
-from medretrieval.types import UNKNOWN, Grid, Hit, Volume
+from medretrieval.types import UNKNOWN, Grid, Hit, Match, Volume
 from medretrieval.ui.pictures import Palette, data_uri
 
 PLANES = ("sagittal", "coronal", "axial")
 # First letter: the edge at the top; second: the edge at the left (of the patient).
 EDGES = {"axial": "A R", "coronal": "S R", "sagittal": "S A"}
 MODES = {
-    "slice": "Slices like the shown slice",
-    "count": "Cases, by number of matching slices",
-    "weighted": "Cases, middle slices count more",
-    "rerank": "Cases, re-ranked over all slices",
+    "slice": "Slices like this one",
+    "count": "Cases, counted",
+    "weighted": "Cases, weighted count",
+    "rerank": "Cases, re-ranked",
 }
 SCORES = {
-    "slice": ("similarity", "cosine similarity of the two slices; 1 is identical"),
-    "count": ("matches", "how many slices of your image have their best match in this case"),
-    "weighted": ("weight", "matches, weighted by how near the slice is to the middle"),
-    "rerank": ("sum", "sum over your slices of the best similarity within this case"),
+    "slice": "cosine similarity of the two slices; 1 is identical",
+    "count": "how many slices of your image have their best match in this case",
+    "weighted": "the same count, in which slices near the middle of your image weigh more",
+    "rerank": "the best similarity within this case, summed over the slices of your image",
 }
 
 
 def status(kind: str, message: str) -> str:
     """A line below an action. `kind` is "idle", "ok", "warning" or "error"."""
     role = "alert" if kind in ("warning", "error") else "status"
-    sign = {"ok": "✓", "warning": "!", "error": "!"}.get(kind, "")
+    sign = {"ok": "\u2713", "warning": "!", "error": "!"}.get(kind, "")
     mark = f'<span class="mr-sign" aria-hidden="true">{sign}</span>' if sign else ""
-    return (
-        f'<div class="mr-status mr-{kind}" role="{role}">{mark}<span>{escape(message)}</span></div>'
-    )
+    body = f"{mark}<span>{escape(message)}</span>"
+    return f'<div class="mr-status mr-{kind}" role="{role}">{body}</div>'
 
 
 def header(limits: str) -> str:
@@ -207,36 +206,41 @@ def _card(card: Card) -> str:
     return f'<li class="mr-card">{picture}<div class="mr-caption">{lines}</div>{button}</li>'
 
 
-def score(hit: Hit, mode: str) -> str:
-    """The score of a hit with its unit, e.g. "similarity 0.912" or "matches 7"."""
-    unit = SCORES.get(mode, ("score", ""))[0]
-    return f"{unit} {hit.score:.0f}" if mode == "count" else f"{unit} {hit.score:.3f}"
+def score(hit: Hit, mode: str, slices: int) -> str:
+    """The score of a hit in words, of an image that was searched with `slices` slices."""
+    if mode == "slice":
+        return f"similarity {hit.score:.3f}"
+    if mode == "count":
+        return f"{hit.score:.0f} of {slices} slices"
+    return f"score {hit.score:.2f}" + (f" of {slices}" if mode == "rerank" else "")
 
 
-def caption(hit: Hit, mode: str) -> list[str]:
-    """Lines of a hit's caption: score, case, slice, labels, and the query slice it met."""
-    best = hit.matches[0] if hit.matches else None
-    met = f" ↔ your slice {best.query_slice}" if best is not None else ""
-    about = " · ".join(part for part in (hit.modality, hit.region) if part != UNKNOWN)
-    lines = [score(hit, mode), hit.volume_id, f"slice {hit.slice_index}{met}"]
-    if about:
-        lines.append(about)
-    lines.append(", ".join(hit.labels) if hit.labels else "no labels on this slice")
-    return lines
+def caption(hit: Hit, match: Match, labels: Sequence[str], mode: str, slices: int) -> list[str]:
+    """Lines of a hit's caption: score, case, the pair of slices, labels of the slice."""
+    about = " \u00b7 ".join(part for part in (hit.modality, hit.region) if part != UNKNOWN)
+    return [
+        score(hit, mode, slices),
+        hit.volume_id,
+        f"slice {match.slice_index} for your {match.query_slice}",
+        *([about] if about else []),
+        ", ".join(labels) if labels else "no structure on it",
+    ]
 
 
-def why(hit: Hit, mode: str, pair: str, *, most: int = 8) -> str:
+def why(hit: Hit, mode: str, slices: int, pair: str, *, most: int = 8) -> str:
     """The slice pairs that explain a hit, as a table below `pair`, the HTML of two pictures."""
+    best = sorted(hit.matches, key=lambda m: -m.score)
     rows = "".join(
         f"<tr><td>{m.query_slice}</td><td>{m.slice_index}</td><td>{m.score:.3f}</td></tr>"
-        for m in hit.matches[:most]
+        for m in best[:most]
     )
-    more = len(hit.matches) - most
-    rest = f"<p>and {more} more pairs; all are in the settings file</p>" if more > 0 else ""
-    explained = escape(SCORES.get(mode, ("", "score"))[1])
+    more = len(best) - most
+    rest = f"<p>and {more} more pairs; the settings file has them all</p>" if more > 0 else ""
+    explained = escape(SCORES.get(mode, "score"))
     return (
         f'<section class="mr-why"><h3>Why #{hit.rank}, {escape(hit.volume_id)}</h3>'
-        f'<p><b>{escape(score(hit, mode))}</b>: {explained}.</p><div class="mr-two">{pair}</div>'
+        f"<p><b>{escape(score(hit, mode, slices))}</b>: {explained}.</p>"
+        f'<div class="mr-two">{pair}</div>'
         "<table><thead><tr><th>your slice</th><th>its slice</th><th>similarity</th></tr></thead>"
         f"<tbody>{rows}</tbody></table>{rest}</section>"
     )

@@ -141,6 +141,7 @@ class LocalHub:
     Attributes:
         files: served as repository `repo` at commit `commit` (also under "main").
         moves_to: the commit that "main" is once the weights were downloaded, if set.
+        missing_on_get: a file that is announced but cannot be downloaded, if set.
         error: (status, X-Error-Code) given to every request instead, if set.
         requests: "METHOD /path" of every request so far.
     """
@@ -149,6 +150,7 @@ class LocalHub:
     commit: str = "c0ffee" + 34 * "0"
     files: dict[str, bytes] = field(default_factory=dict)
     moves_to: str | None = None
+    missing_on_get: str | None = None
     error: tuple[int, str] | None = None
     requests: list[str] = field(default_factory=list)
     url: str = ""
@@ -178,6 +180,8 @@ def local_hub() -> Iterator[LocalHub]:
         def do_HEAD(self) -> None:
             hub.requests.append(f"{self.command} {self.path}")
             status, headers, body = hub.answer(self.path)
+            if self.command == "GET" and self.path.endswith(hub.missing_on_get or "\0"):
+                status, headers, body = 410, {}, b""
             self.send_response(status)
             for name, value in headers.items():
                 self.send_header(name, value)

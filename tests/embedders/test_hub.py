@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from medretrieval.embedders import REGISTRY, EmbedderSpec, hub
+from medretrieval.embedders import REGISTRY, EmbedderSpec, hub, load_embedder
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -29,28 +29,29 @@ except UnavailableError as error:
 print(sorted({"torch", "transformers"} & set(sys.modules)))
 """
 
-LOAD = """
+# {action} leaves a JSON-able `found`.
+WITH_SPEC = """
 import dataclasses, json
-import numpy as np
-from medretrieval.embedders import EmbedderSpec, load_embedder
+from medretrieval.embedders import EmbedderSpec, hub, load_embedder, status
 from medretrieval.errors import MedRetrievalError
-spec = EmbedderSpec(**json.loads(SPEC))
+spec = EmbedderSpec(**json.loads({fields!r}))
 try:
-    embedder = load_embedder(spec)
+    {action}
 except MedRetrievalError as error:
-    print(json.dumps({"error": str(error)}))
-else:
-    picture = np.arange(900, dtype=np.uint8).reshape(30, 30)
-    print(json.dumps({
-        "identity": dataclasses.asdict(embedder.identity),
-        "row": embedder.embed_batch([picture])[0].tolist(),
-    }))
+    found = str(error)
+print(json.dumps(found))
 """
+FETCHED = "found = [str(hub.fetch(spec)[0]), hub.fetch(spec)[1], status(spec)]"
+IDENTITY = "found = dataclasses.asdict(load_embedder(spec).identity)"
 
 
-def _load_script(spec: EmbedderSpec) -> str:
-    fields = dataclasses.asdict(spec)
-    return f"SPEC = {json.dumps(json.dumps(fields))}\n" + LOAD
+def _script(spec: EmbedderSpec, action: str = FETCHED) -> str:
+    return WITH_SPEC.format(fields=json.dumps(dataclasses.asdict(spec)), action=action)
+
+
+def _found(done: subprocess.CompletedProcess[str]) -> Any:
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
 
 
 def _refusal(done: subprocess.CompletedProcess[str]) -> str:
@@ -142,24 +143,36 @@ def served(local_hub: Any, tiny_folder: Callable[[str], Path]) -> Any:
 
 @pytest.mark.parametrize("pinned", [True, False])
 def test_download_then_offline(
-    pinned: bool,
+    pinned: bool, run_python: Run, served: Any, tiny_spec: Callable[..., EmbedderSpec]
+) -> None:
+    spec = tiny_spec("dinov2-base", revision=served.commit if pinned else "main")
+    first = _found(run_python(_script(spec), HF_ENDPOINT=served.url))
+    folder, commit, state = first
+    assert (commit, state) == (served.commit, "cached")
+    assert {path.name: path.read_bytes() for path in Path(folder).iterdir()} == served.files
+    asked = served.requests.copy()
+    offline = run_python(_script(spec), HF_ENDPOINT=served.url, HF_HUB_OFFLINE="1")
+    assert _found(offline) == first
+    assert _found(run_python(_script(spec), HF_ENDPOINT=served.url)) == first
+    # What is cached is used without asking for it.
+    assert not [request for request in served.requests[len(asked) :] if "dinov2" in request]
+
+
+@pytest.mark.slow
+def test_the_resolved_commit_is_in_the_identity(
     run_python: Run,
     served: Any,
     tiny_spec: Callable[..., EmbedderSpec],
+    tiny_folder: Callable[[str], Path],
 ) -> None:
-    spec = tiny_spec("dinov2-base", revision=served.commit if pinned else "main")
-    online = run_python(_load_script(spec), HF_ENDPOINT=served.url)
-    first = json.loads(online.stdout)
-    assert first["identity"]["weights"] == "facebook/dinov2-base"
-    assert first["identity"]["revision"] == served.commit
-    assert any(request.startswith("GET") for request in served.requests)
-    asked = served.requests.copy()
-    offline = run_python(_load_script(spec), HF_ENDPOINT=served.url, HF_HUB_OFFLINE="1")
-    assert json.loads(offline.stdout) == first
-    cached = run_python(_load_script(spec), HF_ENDPOINT=served.url)
-    assert json.loads(cached.stdout) == first
-    # What is cached is used without asking for it.
-    assert not [request for request in served.requests[len(asked) :] if "dinov2" in request]
+    spec = tiny_spec("dinov2-base", revision="main")
+    identity = _found(run_python(_script(spec, IDENTITY), HF_ENDPOINT=served.url))
+    local = load_embedder(spec, weights=tiny_folder("dinov2-base")).identity
+    assert identity == {
+        **dataclasses.asdict(local),
+        "weights": "facebook/dinov2-base",
+        "revision": served.commit,
+    }
 
 
 def test_only_the_other_weights_file(
@@ -169,28 +182,30 @@ def test_only_the_other_weights_file(
     spec = tiny_spec(
         "dinov2-base", revision="main", filenames=("absent.safetensors", "model.safetensors")
     )
-    done = run_python(_load_script(spec), HF_ENDPOINT=served.url)
-    assert json.loads(done.stdout)["identity"]["revision"] == served.commit
+    folder, _, state = _found(run_python(_script(spec), HF_ENDPOINT=served.url))
+    assert state == "cached"
+    assert {path.name for path in Path(folder).iterdir()} == {"config.json", "model.safetensors"}
 
 
 def test_a_repository_that_changes_during_the_download(
     run_python: Run, served: Any, tiny_spec: Callable[..., EmbedderSpec]
 ) -> None:
     served.moves_to = "beef" + 36 * "0"
-    done = run_python(
-        _load_script(tiny_spec("dinov2-base", revision="main")), HF_ENDPOINT=served.url
-    )
-    assert "changed during the download" in json.loads(done.stdout)["error"]
+    spec = tiny_spec("dinov2-base", revision="main")
+    found = _found(run_python(_script(spec), HF_ENDPOINT=served.url))
+    assert "changed during the download" in found
 
 
-def test_a_damaged_download_is_refused(
+def test_a_download_that_breaks_off(
     run_python: Run, served: Any, tiny_spec: Callable[..., EmbedderSpec]
 ) -> None:
-    served.files["model.safetensors"] = served.files["model.safetensors"][:1000]
-    done = run_python(
-        _load_script(tiny_spec("dinov2-base", revision="main")), HF_ENDPOINT=served.url
-    )
-    assert "cannot be read as weights" in json.loads(done.stdout)["error"]
+    served.missing_on_get = "config.json"
+    spec = tiny_spec("dinov2-base", revision=served.commit)
+    assert "cannot be had here" in _found(run_python(_script(spec), HF_ENDPOINT=served.url))
+    state = run_python(_script(spec, "found = status(spec)"), HF_ENDPOINT=served.url)
+    assert _found(state) == "downloadable"
+    served.missing_on_get = None
+    assert _found(run_python(_script(spec), HF_ENDPOINT=served.url))[2] == "cached"
 
 
 def test_deadline_of_the_whole_answer() -> None:

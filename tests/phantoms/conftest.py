@@ -14,5 +14,5 @@ def cases() -> dict[str, PhantomCase]:
 
 @pytest.fixture(scope="session")
 def small_cases() -> dict[str, list[PhantomCase]]:
-    """Six quick cases of every kind, as the demonstration index has at least."""
-    return {kind: [make_case(kind, seed, quick=True) for seed in range(6)] for kind in KINDS}
+    """Three quick cases of every kind."""
+    return {kind: [make_case(kind, seed, quick=True) for seed in range(3)] for kind in KINDS}

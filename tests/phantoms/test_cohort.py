@@ -71,8 +71,8 @@ def test_every_label_occurs_in_every_case(
 
 @pytest.mark.parametrize("kind", ["ct-abdomen", "mr-knee", "xa-coronary"])
 def test_same_seed_same_case(small_cases: dict[str, list[PhantomCase]], kind: str) -> None:
-    again = make_case(kind, 3, quick=True)
-    first = small_cases[kind][3]
+    again = make_case(kind, 2, quick=True)
+    first = small_cases[kind][2]
     assert np.array_equal(again.volume.voxels, first.volume.voxels)
     assert np.array_equal(again.labels.voxels, first.labels.voxels)
     assert np.array_equal(again.volume.grid.affine, first.volume.grid.affine)
@@ -93,7 +93,7 @@ def test_ct_is_in_hounsfield_units(cases: dict[str, PhantomCase], kind: str) -> 
     [
         ("ct-chest", "left lung", -920, -700),
         ("ct-abdomen", "liver", 30, 150),
-        ("ct-abdomen", "spleen", 30, 150),
+        ("ct-abdomen", "spleen", 15, 150),
         ("ct-abdomen", "gallbladder", -10, 40),
         ("ct-pelvis", "bladder", -5, 30),
         ("ct-pelvis", "left femoral head", 90, 500),
@@ -108,6 +108,7 @@ def test_tissues_have_their_density(
     value = next(v for v, n in KINDS[kind].labels.items() if n == name)
     for case in small_cases[kind]:
         inside = case.volume.voxels[case.labels.voxels == value]
+        assert inside.size >= 100, case.title
         assert low <= np.median(inside) <= high, case.title
 
 
@@ -148,14 +149,13 @@ def test_pictures_follow_the_convention_of_2d_images(
 def test_right_is_right_in_world_coordinates(
     small_cases: dict[str, list[PhantomCase]], kind: str, right: str, left: str
 ) -> None:
-    for case in small_cases[kind]:
-        assert centroid(case, right)[0] < centroid(case, left)[0], case.title
+    for case in small_cases[kind]:  # x grows towards the patient's right in RAS+
+        assert centroid(case, right)[0] > centroid(case, left)[0] + 10, case.title
 
 
 @pytest.mark.parametrize(
     ("kind", "upper", "lower"),
     [
-        ("ct-head", "skull", None),
         ("ct-abdomen", "liver", "right kidney"),
         ("ct-pelvis", "hip bone", "right femoral head"),
         ("mr-knee", "femur", "tibia"),
@@ -164,13 +164,10 @@ def test_right_is_right_in_world_coordinates(
     ],
 )
 def test_up_is_up_in_world_coordinates(
-    small_cases: dict[str, list[PhantomCase]], kind: str, upper: str, lower: str | None
+    small_cases: dict[str, list[PhantomCase]], kind: str, upper: str, lower: str
 ) -> None:
     for case in small_cases[kind]:
-        if lower is None:  # the vertex has no brain label below air, the base has
-            assert centroid(case, "ventricles")[1] < centroid(case, "brain")[1] + 40
-        else:
-            assert centroid(case, upper)[2] > centroid(case, lower)[2], case.title
+        assert centroid(case, upper)[2] > centroid(case, lower)[2], case.title
 
 
 def test_front_is_front_in_world_coordinates(small_cases: dict[str, list[PhantomCase]]) -> None:
@@ -199,7 +196,7 @@ def test_scanners_differ(small_cases: dict[str, list[PhantomCase]], kind: str) -
     group = small_cases[kind]
     assert len({axis_code(c) for c in group}) >= 2
     assert len({c.volume.grid.shape for c in group}) >= 2
-    assert len({round(c.volume.grid.spacing[0], 4) for c in group}) >= 4
+    assert len({round(c.volume.grid.spacing[0], 4) for c in group}) == len(group)
     for case in group:
         spacing = sorted(case.volume.grid.spacing)
         assert spacing[2] >= 1.5 * spacing[1]  # thick slices: the acquired axis is unambiguous
@@ -257,7 +254,7 @@ def test_cases_of_a_kind_resemble_each_other_more_than_others(
     np.fill_diagonal(distance, np.inf)
     nearest = distance.argmin(axis=1)
     right = np.mean([kinds[i] == kinds[j] for i, j in enumerate(nearest)])
-    assert right >= 0.8  # by chance 0.07
+    assert right >= 0.7  # by chance 0.06
 
 
 @pytest.mark.parametrize("kind", KINDS)

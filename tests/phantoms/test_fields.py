@@ -71,16 +71,24 @@ def test_tree_reaches_every_target_and_thins_outwards() -> None:
 def canvas(spacing: tuple[float, float, float] = (4.0, 1.0, 1.0)) -> Canvas:
     frame = Frame(view="axial", shape=(12, 50, 50), spacing=spacing, centre=(0, 0, 0))
     return Canvas(
-        frame.coordinates(), frame.shape, spacing, tissue={"air": 0.0, "bone": 1.0},
-        values={"ball": 4}, rng=np.random.default_rng(0),
-    )  # fmt: skip
+        frame.coordinates(),
+        frame.shape,
+        spacing,
+        tissue={"air": 0.0, "bone": 1.0},
+        values={"ball": 4},
+        rng=np.random.default_rng(0),
+    )
 
 
 def test_painted_volume_is_the_volume_of_the_shape() -> None:
     c = canvas()
     ball = ((1.0, 2.0, -1.0), (15.0, 15.0, 15.0))
-    c.paint("bone", lambda x, y, z: fields.ellipsoid(x, y, z, *ball),
-            box=c.ellipsoid_box(*ball), label="ball")  # fmt: skip
+    c.paint(
+        "bone",
+        lambda x, y, z: fields.ellipsoid(x, y, z, *ball),
+        box=c.ellipsoid_box(*ball),
+        label="ball",
+    )
     exact = 4 / 3 * np.pi * 15**3
     assert c.image.sum() * 4 == pytest.approx(exact, rel=0.03)
     assert (c.labels == 4).sum() * 4 == pytest.approx(exact, rel=0.03)
@@ -90,8 +98,9 @@ def test_painted_volume_is_the_volume_of_the_shape() -> None:
 def test_a_box_is_only_a_shortcut() -> None:
     boxed, whole = canvas(), canvas()
     ball = ((8.0, -6.0, 3.0), (7.0, 5.0, 9.0))
-    boxed.paint("bone", lambda x, y, z: fields.ellipsoid(x, y, z, *ball),
-                box=boxed.ellipsoid_box(*ball))  # fmt: skip
+    boxed.paint(
+        "bone", lambda x, y, z: fields.ellipsoid(x, y, z, *ball), box=boxed.ellipsoid_box(*ball)
+    )
     whole.paint("bone", lambda x, y, z: fields.ellipsoid(x, y, z, *ball))
     assert np.abs(boxed.image - whole.image).max() < 0.35  # faint tails of oblique edges
     assert np.abs(boxed.image - whole.image).mean() < 1e-3
