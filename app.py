@@ -59,7 +59,6 @@ element.addEventListener('click', (event) => {
 """
 OPACITY_SCRIPT = "v => document.documentElement.style.setProperty('--mr-opacity', v / 100)"
 WIPE_SCRIPT = "v => document.documentElement.style.setProperty('--mr-wipe', v + '%')"
-SIDE_SCRIPT = "v => document.body.classList.toggle('mr-side', v)"
 
 
 def reporting(progress: gr.Progress) -> Progress:
@@ -153,7 +152,7 @@ class Page:
     def _image_column(self) -> None:
         gr.HTML(text.step(1, "Your image"))
         self.upload = gr.File(
-            label="PNG, JPEG, TIFF, NIfTI, DICOM, or a zip of a DICOM series",
+            label="Image or volume",
             height=124,
             elem_id="mr-upload",
         )
@@ -163,7 +162,12 @@ class Page:
                 text.placeholder("Being prepared", "The first start takes a minute or two."),
             )
         self.image_status = gr.HTML(
-            text.status("idle", "Upload an image, or click an example."), elem_id="mr-image-status"
+            text.status(
+                "idle",
+                "Upload a PNG, JPEG, TIFF, NIfTI or DICOM file, or a zip of a DICOM series. "
+                "Or click an example.",
+            ),
+            elem_id="mr-image-status",
         )
         self.viewer = gr.HTML(
             text.placeholder("No image yet", "It is shown here, slice by slice."),
@@ -236,8 +240,10 @@ class Page:
         gr.HTML(text.step(3, "Segment from annotated slices"))
         self.cart_view = self._cards("cart", content.cart_cards((), Palette({})))
         with gr.Row():
-            self.add_all = gr.Button("Add all results", size="sm", elem_id="mr-add-all")
-            self.clear = gr.Button("Empty the set", size="sm", elem_id="mr-clear")
+            self.add_all = gr.Button(
+                "Add all results", size="sm", min_width=100, elem_id="mr-add-all"
+            )
+            self.clear = gr.Button("Empty the set", size="sm", min_width=100, elem_id="mr-clear")
         with gr.Accordion("Add your own annotated image", open=False):
             with gr.Row():
                 self.own_image = gr.File(
@@ -282,7 +288,7 @@ class Page:
                 "Segment this slice", variant="primary", min_width=140, elem_id="mr-segment-slice"
             )
             self.segment_volume = gr.Button(
-                "Segment whole volume", min_width=140, elem_id="mr-segment-volume"
+                "Segment all slices", min_width=140, elem_id="mr-segment-volume"
             )
         self.segment_status = gr.HTML("", elem_id="mr-segment-status")
         self.result = gr.HTML(
@@ -353,7 +359,7 @@ class Page:
         inputs = [self.upload, self.channel, self.index]
         self._on(
             self.upload.upload, act.load_upload, inputs, f"{loaded} {unsegmented}", "image_status",
-            shown=self.viewer,
+            shown=self.viewer, spent=["upload"],
         )  # fmt: skip
         self._on(
             self.examples.click, lambda event, index: act.load_example(event.key, index),
@@ -395,6 +401,7 @@ class Page:
             self.own_add.click, with_session(act.add_own),
             [*shown, self.own_image, self.own_mask, self.own_names],
             f"{carts} own_image own_mask", "segment_status", shown=self.cart_view,
+            spent=["own_image", "own_mask"],
         )  # fmt: skip
         for scope, button in (("slice", self.segment_slice), ("volume", self.segment_volume)):
             self._on(
@@ -403,9 +410,7 @@ class Page:
                 f"outcome result result_tools result_slice legend {files}", "segment_status",
                 shown=self.result, progress=True, heavy=True,
             )  # fmt: skip
-        for control, script in (
-            (self.opacity, OPACITY_SCRIPT), (self.wipe, WIPE_SCRIPT), (self.side, SIDE_SCRIPT),
-        ):  # fmt: skip
+        for control, script in ((self.opacity, OPACITY_SCRIPT), (self.wipe, WIPE_SCRIPT)):
             control.input(None, control, None, js=script, api_visibility="private")
 
     def _on(
@@ -420,6 +425,7 @@ class Page:
         event: bool = False,
         progress: bool = False,
         heavy: bool = False,
+        spent: Sequence[str] = (),
         **options: Any,
     ) -> None:
         """Run `action` on `trigger`; errors go to the status line, never as a traceback.
@@ -429,6 +435,7 @@ class Page:
             shown: the part over which a progress bar or spinner is drawn; none by default.
             event, progress: whether the action wants the event first, the progress callback last.
             heavy: it runs a network; few of these run at the same time.
+            spent: uploads to take away when the action fails, as their files are deleted.
         """
 
         def run(*values: Any, **extra: Any) -> Any:
@@ -442,7 +449,8 @@ class Page:
             message = message[:1].upper() + message[1:]
             # The page takes this message as HTML.
             gr.Warning(html.escape(message), title="This did not work")
-            return {getattr(self, status): text.status("error", message)}
+            failed = {getattr(self, status): text.status("error", message)}
+            return failed | {getattr(self, name): None for name in spent}
 
         def plain(*values: Any) -> Any:
             return run(*values)

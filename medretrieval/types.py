@@ -7,6 +7,7 @@ display convention.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -121,7 +122,7 @@ class Slice:
 
 @dataclass(frozen=True, kw_only=True)
 class EmbedderIdentity:
-    """What makes two embeddings comparable. Two identities are compatible only if they are equal.
+    """Which network made an embedding, and how.
 
     Attributes:
         name: registry name, e.g. "efficientnet-lite0".
@@ -140,6 +141,16 @@ class EmbedderIdentity:
     preprocessing: Mapping[str, Any]
     pooling: str
     dim: int
+
+    @property
+    def space(self) -> str:
+        """What decides whether embeddings can be compared: equal text, one vector space.
+
+        The same tensors from the Hub and from a local folder make the same space, so neither the
+        name nor the place they came from is part of it.
+        """
+        decisive = (self.weights_sha256, dict(self.preprocessing), self.pooling, self.dim)
+        return json.dumps(decisive, sort_keys=True)
 
 
 class Embedder(Protocol):

@@ -39,6 +39,7 @@ def imported(path: Path) -> set[str]:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
+            assert not node.level, f"{path}: write imports in full"
             found |= {f"{node.module}.{alias.name}" for alias in node.names}
     return {name for name in map(part, found) if name in DEPTH}
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from medretrieval.index.cases import Case
     from medretrieval.index.faiss_backend import KINDS
     from medretrieval.index.folder import cases_from_folder
-    from medretrieval.index.manifest import Manifest, same_embedder
+    from medretrieval.index.manifest import Manifest
     from medretrieval.index.store import IndexStore, open_store, pseudonym
     from medretrieval.index.tabular import cases_from_table
 
@@ -27,7 +27,6 @@ _MODULES = {
     "cases_from_table": "tabular",
     "open_store": "store",
     "pseudonym": "store",
-    "same_embedder": "manifest",
 }
 
 __all__ = [
@@ -40,7 +39,6 @@ __all__ = [
     "cases_from_table",
     "open_store",
     "pseudonym",
-    "same_embedder",
 ]
 
 

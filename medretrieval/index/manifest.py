@@ -134,11 +134,6 @@ def canonical(identity: EmbedderIdentity) -> EmbedderIdentity:
     return EmbedderIdentity(**json.loads(json.dumps(dataclasses.asdict(identity))))
 
 
-def same_embedder(a: EmbedderIdentity, b: EmbedderIdentity) -> bool:
-    """Whether embeddings of `a` and `b` can be compared, whatever way either was stored."""
-    return canonical(a) == canonical(b)
-
-
 def check_file_name(path: str) -> bool:
     """Whether `path` can be a file of an index.
 

@@ -236,10 +236,10 @@ def _gut(
 def _stomach(t: Trunk) -> None:
     c, rng = t.canvas, t.canvas.rng
     path = spline(
-        [(50, 14, 72), (62, -6, 50), (60, -46, 22), (36, -72, -4), (2, -66, -10), (-28, -48, 2)], 26
+        [(54, 14, 46), (63, -6, 34), (60, -46, 16), (36, -72, -4), (2, -66, -10), (-28, -48, 2)], 26
     )
     full = float(rng.uniform(0.75, 1.15))
-    radius = np.interp(np.arange(26), [0, 5, 12, 18, 25], [34, 37, 28, 20, 11]) * full
+    radius = np.interp(np.arange(26), [0, 5, 12, 18, 25], [31, 34, 28, 20, 11]) * full
     path = path + rng.normal(0, 1.2, path.shape)
     c.pipe("stomach_wall", path, radius, label="stomach")
     level = float(rng.uniform(-48, -12))

@@ -28,7 +28,8 @@ class PhantomKind:
         modality: DICOM modality code.
         region: region of the body.
         labels: label value -> structure name.
-        axis: the view in which it was acquired: "axial", "sagittal", or "picture" (2-D).
+        axis: the view in which it was acquired: "axial" (short-axis slices of the heart are stored
+            as such), "sagittal", or "picture" (2-D).
     """
 
     name: str

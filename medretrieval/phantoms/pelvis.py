@@ -92,7 +92,7 @@ def _bones(c: Canvas) -> None:
     spongy = c.tissue["marrow"] + c.tissue["bone_texture"] * c.grain
     full = np.full(c.shape, 60, dtype=np.float32)
     head, femur = _femur(x, y, z)
-    hip = meet(_hip_bone(x, y, z), 3.4 - (head + 0.0))
+    hip = meet(_hip_bone(x, y, z), 3.4 - head)
     for d, name in ((hip, "hip bone"), (femur, "femur"), (_sacrum(x, y, z), "sacrum")):
         full[s] = d
         c.paint("cortex", full, box=BOX, label=name)
@@ -140,7 +140,7 @@ def _muscles(t: Trunk) -> None:
     x, y, z = c.coordinates(s)
     u = np.abs(x)
     full = np.full(c.shape, 60, dtype=np.float32)
-    # What lies outside the muscles at this level: fat between the groups.
+    # Muscle groups; the fat between them is what remains.
     groups = [
         # gluteus maximus; medius and minimus around the wing
         ellipse(

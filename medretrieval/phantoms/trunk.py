@@ -186,7 +186,7 @@ class Trunk:
         c.paint("cortex", body, box=box, label="vertebra")
         c.paint(
             trabecular,
-            lambda x, y, z: np.maximum(body(x, y, z) + 2.2, 4.4 - disc(x, y, z) - 3.2),
+            lambda x, y, z: np.maximum(body(x, y, z) + 2.2, 1.2 - disc(x, y, z)),
             box=box,
         )
         c.paint("disc", lambda x, y, z: np.maximum(body(x, y, z), disc(x, y, z)), box=box)

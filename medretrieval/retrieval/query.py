@@ -222,14 +222,14 @@ def check_identity(index: EmbedderIdentity, other: EmbedderIdentity) -> None:
     """Refuse embeddings that cannot be compared with those of an index.
 
     Raises:
-        EmbedderMismatchError: the identities differ in anything; the message shows both.
+        EmbedderMismatchError: they are of another space; the message shows both identities.
     """
+    if index.space == other.space:
+        return
     rows = [
         (field.name, _plain(getattr(index, field.name)), _plain(getattr(other, field.name)))
         for field in fields(EmbedderIdentity)
     ]
-    if all(ours == theirs for _, ours, theirs in rows):
-        return
     marks = ["", *("" if ours == theirs else "  (differs)" for _, ours, theirs in rows)]
     rows.insert(0, ("", "the index", "this query"))
     names, width = (max(len(row[column]) for row in rows) for column in (0, 1))

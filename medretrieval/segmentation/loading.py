@@ -118,7 +118,7 @@ def build(spec: SegmenterSpec, *, image_size: int | None = None, cls: str | None
     if spec.config is None:
         return micro.build_micro(image_size=size)
     try:
-        from sam2.build_sam import build_sam2  # type: ignore[import-untyped]
+        from sam2.build_sam import build_sam2
     except ImportError as error:
         raise UnavailableError(
             f"{spec.name} needs the package sam2 ({error}); pip install sam2"

@@ -296,8 +296,8 @@ class Actions:
             raise UsageError("your own pair needs an image and its mask; upload both")
         items: list[CartItem]
         with (
-            taken(image, self._uploads, name="image") as image_path,
-            taken(mask, self._uploads, name="mask") as mask_path,
+            taken(image, self._uploads, name="your image") as image_path,
+            taken(mask, self._uploads, name="your mask") as mask_path,
         ):
             named = text.label_names(names)
             volume = read_volume(image_path, allow_one_slice=True)

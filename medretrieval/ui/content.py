@@ -181,9 +181,9 @@ def cart_cards(cart: Cart, colours: Palette) -> str:
     """The support set, each slice with a button to take it out."""
     if not cart:
         return text.placeholder(
-            "No slices chosen",
-            "Fine to leave empty: the most similar annotated slices are then found "
-            "for every slice by themselves.",
+            "The support set is empty",
+            "Add results to segment from them. While it is empty, the most similar annotated "
+            "slices are found for each slice.",
         )
     return text.cards(
         (

@@ -16,8 +16,8 @@ from PIL import Image
 
 RGB = tuple[int, int, int]
 
-# Okabe and Ito, "Color Universal Design" (2008), without black and brightened for grey pictures;
-# two more colours follow so that ten neighbouring labels differ.
+# Okabe and Ito, "Color Universal Design" (2008), without black and brightened for grey pictures,
+# and two more, so that ten neighbouring labels differ; the next ten are darker, then lighter.
 COLOURS: tuple[RGB, ...] = (
     (240, 168, 0),
     (86, 180, 233),
@@ -52,7 +52,12 @@ class Palette:
         return Palette.of([*self.places, *names])
 
     def __getitem__(self, name: str) -> RGB:
-        return COLOURS[self.places.get(name, len(self.places)) % len(COLOURS)]
+        turn, place = divmod(self.places.get(name, len(self.places)), len(COLOURS))
+        red, green, blue = (
+            round(c * 0.62) if turn % 3 == 1 else round(128 + c / 2) if turn % 3 == 2 else c
+            for c in COLOURS[place]
+        )
+        return red, green, blue
 
     def css(self, name: str) -> str:
         return "#{:02x}{:02x}{:02x}".format(*self[name])

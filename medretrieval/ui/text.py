@@ -247,18 +247,20 @@ def why(hit: Hit, mode: str, slices: int, pair: str, *, most: int = 8) -> str:
 
 
 def legend(structures: Sequence[Mapping[str, Any]], palette: Palette) -> str:
-    """Colour, name, voxel count and volume of each structure as a table."""
-    if not structures:
-        return placeholder("Nothing was found", "The supports show no structure on this image.")
+    """Colour, name, voxel count and volume of each structure found; names of those not found."""
+    found = [s for s in structures if s["voxels"]]
+    missing = ", ".join(s["name"] for s in structures if not s["voxels"])
     rows = "".join(
         f'<tr><td><i style="background:{palette.css(s["name"])}"></i>{escape(s["name"])}</td>'
         f"<td>{s['voxels']:,}</td><td>{_millilitres(s['ml'])}</td></tr>"
-        for s in structures
+        for s in sorted(found, key=lambda s: -s["voxels"])
     )
-    return (
+    table = (
         '<table class="mr-legend"><thead><tr><th>structure</th><th>voxels</th><th>ml</th></tr>'
         f"</thead><tbody>{rows}</tbody></table>"
     )
+    rest = f'<p class="mr-missing">Looked for, not found: {escape(missing)}</p>' if missing else ""
+    return (table if found else "") + rest
 
 
 def _millilitres(ml: float | None) -> str:

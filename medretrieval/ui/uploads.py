@@ -14,7 +14,7 @@ from medretrieval.imaging import suffix_of
 
 
 @contextmanager
-def taken(upload: str | Path, cache: str | Path, *, name: str = "upload") -> Iterator[Path]:
+def taken(upload: str | Path, cache: str | Path, *, name: str = "your file") -> Iterator[Path]:
     """Move an uploaded file to a private folder for as long as the block lasts, then delete it.
 
     The file is called `name` there, with its own suffix: file names may hold patients' names, and

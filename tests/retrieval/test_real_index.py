@@ -126,7 +126,7 @@ def test_supports_come_with_picture_and_mask(opened, kind: str) -> None:
 
 def test_open_index_checks_the_embedder_and_the_folder(folders, make_embedder, tmp_path) -> None:
     with pytest.raises(EmbedderMismatchError, match="toy-2"):
-        open_index(folders["flat"], embedder=make_embedder(name="toy-2"))
+        open_index(folders["flat"], embedder=make_embedder(name="toy-2", weights_sha256="2" * 64))
     with pytest.raises(IndexFormatError, match="does not exist"):
         open_index(tmp_path / "nothing")
     assert open_index(folders["flat"], verify="sizes").manifest.slices == POLICY

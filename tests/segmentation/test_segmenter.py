@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from threading import Thread
@@ -17,7 +16,7 @@ from medretrieval.types import Support
 
 
 @pytest.fixture
-def encoded(segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+def encoded(segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many pictures went through the image encoder, call by call."""
     calls: list[int] = []
     forward = segmenter.network.model.forward_image
@@ -27,7 +26,7 @@ def encoded(segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch) -> Iterator[l
         return forward(batch)
 
     monkeypatch.setattr(segmenter.network.model, "forward_image", count)
-    yield calls
+    return calls
 
 
 def test_shapes_types_and_names(toys: Any, segmenter: Segmenter) -> None:
@@ -116,9 +115,7 @@ def test_pointers_at_equal_distance_do_not_tell_the_order(
     network = pointer_segmenter.network
     supports = toys.supports(4)
     query, *encodings = network.encode([toys.picture(9)[0], *(s.image for s in supports)])
-    row = [
-        network.remember(e, [s.mask == 1])[0] for e, s in zip(encodings, supports, strict=True)
-    ]
+    row = [network.remember(e, [s.mask == 1])[0] for e, s in zip(encodings, supports, strict=True)]
     forward = network.segment(query, [row], pointers="equal")
     backward = network.segment(query, [row[::-1]], pointers="equal")
     np.testing.assert_allclose(forward, backward, atol=1e-4)

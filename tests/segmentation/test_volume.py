@@ -78,8 +78,6 @@ def test_the_result_is_on_the_grid_in_all_orientations(axis: str) -> None:
             query, policy, lambda piece: [support({1: "over 1", 2: "over 3"})], Bright()
         )
         assert result.grid is query.grid
-        expected = (voxels > 60).astype(np.uint8)
-        expected[voxels > 90 + 0] = np.where(voxels > 180, 2, 1)[voxels > 90]
         # 3 (v - 180) is above v - 60 from v = 240 on.
         expected = np.where(voxels > 240, 2, np.where(voxels > 60, 1, 0))
         np.testing.assert_array_equal(result.voxels, expected)
