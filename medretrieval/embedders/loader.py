@@ -46,7 +46,7 @@ def load_embedder(
         device: "cpu" or "cuda".
         weights: local weights instead of the published ones: a weights file for
             efficientnet-lite0, a folder with config.json and model.safetensors for the others.
-        threads: torch threads while embedding; None leaves torch's setting alone.
+        threads: cores to embed on; default is the number of torch's threads.
 
     Raises:
         UsageError: unknown name or device.

@@ -45,7 +45,6 @@ class VisionTransformer(TorchEmbedder):
             may be there or not, are not loaded, and do not count in `weights_sha256`.
     """
 
-    batch_size = 8
     model_type: ClassVar[str]
     config_class: ClassVar[type[transformers.PreTrainedConfig]]
     model_class: ClassVar[type[transformers.PreTrainedModel]]

@@ -241,7 +241,8 @@ class Actions:
             slices=query.slices(opened.policy) if one is None else 1,
             embedded=embedded,
         )
-        line = _found_line(len(result.hits), one, time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        line = _found_line(new, query.slices(opened.policy), seconds)
         return {
             "found": new,
             "hits": content.hit_cards(new, opened, session.cart, int(number)),
@@ -416,11 +417,15 @@ def _sliders(count: int) -> Updates:
     return {"slice": Props(changes), "result_slice": Props(changes)}
 
 
-def _found_line(count: int, one: int | None, seconds: float) -> str:
-    if not count:
+def _found_line(found: Found, count: int, seconds: float) -> str:
+    """`count`: slices of the query."""
+    hits = len(found.result.hits)
+    if not hits:
         return "Nothing similar was found in this index."
-    what = "similar cases" if one is None else f"slices similar to slice {one}"
-    return f"{count} {what}, in {seconds:.1f} s. Click a picture to see why it was found."
+    what = "similar cases" if found.slice_index is None else "similar slices"
+    if found.slice_index is not None and count > 1:
+        what = f"slices similar to your slice {found.slice_index}"
+    return f"{hits} {what}, in {seconds:.1f} s. Click a picture to see why it was found."
 
 
 def _segmented_line(outcome: Outcome) -> str:

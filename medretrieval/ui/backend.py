@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medretrieval import pipeline
-from medretrieval.errors import InputError, UsageError
+from medretrieval.errors import UsageError
 from medretrieval.imaging import make_slices, read_volume, slice_axis
 from medretrieval.types import Hit, Match, Progress, SlicePolicy, Support, Volume, no_progress
 from medretrieval.ui.session import CartItem
@@ -226,18 +226,16 @@ class Backend:
                 "page on your own machine to search your own index"
             )
         # Build the demo outside of the lock of its index, so that both show their progress.
-        path = self.demo(progress).index if key == DEMO else Path(self._listed.get(key, key))
+        path = (
+            self.demo(progress).index
+            if key == DEMO
+            else Path(self._listed.get(key, key)).expanduser()
+        )
         return self._once.get(f"index {key}", lambda _: self._open(key, path), progress)
 
     def _open(self, key: str, path: Path) -> Opened:
         from medretrieval.retrieval.engine import open_index
 
-        path = path.expanduser()
-        if not path.is_dir():
-            raise InputError(
-                f"there is no index folder {str(path)!r}; expected the path of a folder that "
-                "`medretrieval build` has written"
-            )
         title = DEMO_TITLE if key == DEMO else key
         return Opened(key=key, title=title, index=open_index(path), synthetic=key == DEMO)
 

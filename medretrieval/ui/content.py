@@ -245,10 +245,12 @@ def _table(rows: Mapping[str, str]) -> str:
 def embedders(rows: Sequence[Mapping[str, Any]], own: str) -> str:
     """Which embedders work on this machine; the index's own first."""
     ordered = sorted(rows, key=lambda row: row["name"] != own)
-    return _table(
+    return (
+        '<p class="mr-missing">An index is always searched with the embedder that built it. '
+        "Another one needs an index built with it.</p>"
+    ) + _table(
         {
-            row["name"]: (f"{row['status']}, used by this index" if row["name"] == own
-                          else str(row["status"]))
+            row["name"]: str(row["status"]) + (", used by this index" if row["name"] == own else "")
             for row in ordered
         }
-    )  # fmt: skip
+    )

@@ -221,7 +221,7 @@ def caption(hit: Hit, match: Match, labels: Sequence[str], mode: str, slices: in
     return [
         score(hit, mode, slices),
         hit.volume_id,
-        f"slice {match.slice_index} for your {match.query_slice}",
+        f"slice {match.slice_index}" + (f" for your {match.query_slice}" if slices > 1 else ""),
         *([about] if about else []),
         ", ".join(labels) if labels else "no structure on it",
     ]
@@ -250,18 +250,21 @@ def legend(structures: Sequence[Mapping[str, Any]], palette: Palette) -> str:
     """Colour, name, voxel count and volume of each structure found; names of those not found."""
     found = [s for s in structures if s["voxels"]]
     missing = ", ".join(s["name"] for s in structures if not s["voxels"])
+    millilitres = any(s["ml"] is not None for s in found)
     rows = "".join(
         f'<tr><td><i style="background:{palette.css(s["name"])}"></i>{escape(s["name"])}</td>'
-        f"<td>{s['voxels']:,}</td><td>{_millilitres(s['ml'])}</td></tr>"
+        f"<td>{s['voxels']:,}</td>"
+        + (f"<td>{_millilitres(s['ml'])}</td></tr>" if millilitres else "</tr>")
         for s in sorted(found, key=lambda s: -s["voxels"])
     )
+    head = "<th>voxels</th><th>ml</th>" if millilitres else "<th>pixels</th>"
     table = (
-        '<table class="mr-legend"><thead><tr><th>structure</th><th>voxels</th><th>ml</th></tr>'
-        f"</thead><tbody>{rows}</tbody></table>"
+        f'<table class="mr-legend"><thead><tr><th>structure</th>{head}</tr></thead>'
+        f"<tbody>{rows}</tbody></table>"
     )
     rest = f'<p class="mr-missing">Looked for, not found: {escape(missing)}</p>' if missing else ""
     return (table if found else "") + rest
 
 
-def _millilitres(ml: float | None) -> str:
-    return "unknown" if ml is None else f"{ml:.3g}" if ml < 1000 else f"{ml:.0f}"
+def _millilitres(ml: float) -> str:
+    return f"{ml:.3g}" if ml < 1000 else f"{ml:.0f}"

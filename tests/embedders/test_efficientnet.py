@@ -129,17 +129,23 @@ def test_no_gradients_are_kept(embedder: Any) -> None:
     assert not embedder.network.training
 
 
-def test_threads_are_given_back(pictures: list[np.ndarray]) -> None:
+def test_each_pass_runs_on_one_core_and_torch_is_left_alone(pictures: list[np.ndarray]) -> None:
     before = torch.get_num_threads()
     seen: list[int] = []
-    embedder: Any = load_embedder("efficientnet-lite0", threads=before + 1)
-    assert torch.get_num_threads() == before
+    embedder: Any = load_embedder("efficientnet-lite0", threads=3)
     embedder.network._conv_stem.register_forward_hook(
         lambda *_: seen.append(torch.get_num_threads())
     )
-    embedder.embed_batch(pictures[:1])
-    assert seen == [before + 1]
+    embedder.embed_batch([pictures[0]] * (2 * embedder.pass_size + 1))
+    assert seen == [1, 1, 1]
     assert torch.get_num_threads() == before
+    assert embedder.batch_size == 3 * embedder.pass_size
+
+
+def test_the_number_of_threads_changes_no_bit(pictures: list[np.ndarray]) -> None:
+    many = [pictures[i % len(pictures)] for i in range(11)]
+    one, three = (load_embedder("efficientnet-lite0", threads=n) for n in (1, 3))
+    np.testing.assert_array_equal(one.embed_batch(many), three.embed_batch(many))
 
 
 def test_bad_pictures_are_refused(embedder: Any, pictures: list[np.ndarray]) -> None:

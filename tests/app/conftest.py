@@ -1,0 +1,273 @@
+"""A page over a tiny real index, with a toy embedder and a toy segmenter in place of networks."""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from medretrieval import pipeline
+from medretrieval.imaging import write_volume
+from medretrieval.index import Case, build, open_store
+from medretrieval.retrieval.engine import Index
+from medretrieval.segmentation import SliceSegmentation
+from medretrieval.types import (
+    EmbedderIdentity,
+    Grid,
+    LabelVolume,
+    Progress,
+    SlicePolicy,
+    Support,
+    Volume,
+    no_progress,
+)
+from medretrieval.ui.actions import Actions, Session
+from medretrieval.ui.backend import DEMO, DEMO_TITLE, Backend, Opened
+
+ROOT = Path(__file__).resolve().parents[2]
+POLICY = SlicePolicy(axis="axial", window="percentile", max_side=64)
+AFFINE = np.array([[-2.0, 0, 0, 30], [0, -2.5, 0, 30], [0, 0, 5, -10], [0, 0, 0, 1]])
+
+
+class ToyEmbedder:
+    """Means of a 4x4 grid of blocks; counts the pictures that it has seen."""
+
+    batch_size = 8
+    identity = EmbedderIdentity(
+        name="toy",
+        weights="none",
+        revision="1",
+        weights_sha256="0" * 64,
+        preprocessing={},
+        pooling="block means",
+        dim=17,
+    )
+
+    def __init__(self) -> None:
+        self.seen = 0
+
+    def embed_batch(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+        self.seen += len(images)
+        rows = []
+        for image in images:
+            grey = np.array(
+                Image.fromarray(image).convert("L").resize((4, 4), Image.Resampling.BOX)
+            )
+            rows.append(np.append(np.asarray(grey).ravel() / 255.0, 0.1))
+        vectors = np.array(rows, dtype=np.float32)
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+class ToySegmenter:
+    """Bright pixels become the first label that the supports show."""
+
+    name = "toy-segmenter"
+
+    def __init__(self) -> None:
+        self.supports: list[Sequence[Support]] = []
+
+    def segment_batch(
+        self,
+        images: Sequence[NDArray[np.uint8]],
+        supports: Sequence[Sequence[Support]],
+        *,
+        labels: Sequence[str] | None = None,
+        progress: Progress = no_progress,
+        **changes: Any,
+    ) -> list[SliceSegmentation]:
+        made = []
+        for image, chosen in zip(images, supports, strict=True):
+            self.supports.append(chosen)
+            names = {
+                v: n for s in chosen for v, n in s.names.items() if labels is None or n in labels
+            }
+            value = min(names)
+            grey = image if image.ndim == 2 else image[..., 0]
+            mask = np.where(grey > 128, value, 0).astype(np.uint8)
+            made.append(
+                SliceSegmentation(
+                    mask=mask,
+                    logits=(mask > 0)[None].astype(np.float32),
+                    names={value: names[value]},
+                )
+            )
+            progress(len(made), len(images), "segmenting")
+        return made
+
+
+def block(seed: int, place: tuple[int, int]) -> tuple[NDArray[np.int16], NDArray[np.uint8]]:
+    """(24, 20, 5) voxels with a bright block at `place`, and its mask; nothing on slice 0."""
+    rng = np.random.default_rng(seed)
+    voxels = rng.integers(0, 30, (24, 20, 5)).astype(np.int16)
+    mask = np.zeros(voxels.shape, np.uint8)
+    x, y = place
+    mask[x : x + 8, y : y + 6, 1:] = 1
+    voxels[mask == 1] += 200
+    return voxels, mask
+
+
+def case(name: str, seed: int, place: tuple[int, int], label: str, annotated: bool = True) -> Case:
+    def load() -> tuple[Volume, LabelVolume | None]:
+        voxels, mask = block(seed, place)
+        grid = Grid(shape=voxels.shape, affine=AFFINE)
+        labels = LabelVolume(voxels=mask, grid=grid, names={1: label})
+        return Volume(
+            voxels=voxels, grid=grid, modality="CT", name=name
+        ), labels if annotated else None
+
+    return Case(
+        volume_id=name, patient_id=name, modality="CT", region="abdomen", label_names={1: label},
+        load=load,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def index_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    cases = [
+        case("upper-1", 1, (2, 2), "liver"),
+        case("upper-2", 2, (3, 2), "liver"),
+        case("lower-1", 3, (14, 12), "spleen"),
+        case("plain-1", 4, (2, 3), "liver", annotated=False),
+    ]
+    return build(
+        cases, tmp_path_factory.mktemp("index") / "toy", embedder=ToyEmbedder(), slices=POLICY,
+        name="toy", license="cc0-1.0", source="made for tests",
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def queries(tmp_path_factory: pytest.TempPathFactory) -> tuple[pipeline.DemoQuery, ...]:
+    folder = tmp_path_factory.mktemp("queries")
+    voxels, _ = block(9, (2, 2))
+    volume = Volume(voxels=voxels, grid=Grid(shape=voxels.shape, affine=AFFINE), modality="CT")
+    write_volume(volume, folder / "volume.nii.gz")
+    picture = np.zeros((40, 60), np.uint8)
+    picture[5:20, 5:25] = 220
+    Image.fromarray(picture).save(folder / "picture.png")
+    return (
+        pipeline.DemoQuery(
+            title="Synthetic CT of a block",
+            path=folder / "volume.nii.gz",
+            truth=None,
+            synthetic=True,
+        ),
+        pipeline.DemoQuery(
+            title="Real picture", path=folder / "picture.png", truth=None, synthetic=False
+        ),
+    )
+
+
+class ToyBackend(Backend):
+    """The backend with a tiny index as its demo, and toys for networks."""
+
+    def __init__(self, path: Path, queries: tuple[pipeline.DemoQuery, ...], **options: Any) -> None:
+        super().__init__(**options)
+        self.path = path
+        self.queries = queries
+        self.embedder = ToyEmbedder()
+        self.model = ToySegmenter()
+
+    def demo(self, progress: Progress = no_progress) -> pipeline.Demo:
+        progress(1, 1, "building the demo")
+        return pipeline.Demo(index=self.path, queries=self.queries)
+
+    def _open(self, key: str, path: Path) -> Opened:
+        index = Index(open_store(path), embedder=self.embedder)
+        return Opened(key=key, title=DEMO_TITLE, index=index, synthetic=key == DEMO)
+
+    def _segmenter(self, name: str) -> Any:
+        return self.model
+
+
+@pytest.fixture
+def backend(index_path: Path, queries: tuple[pipeline.DemoQuery, ...]) -> ToyBackend:
+    return ToyBackend(index_path, queries)
+
+
+@pytest.fixture
+def uploads(tmp_path: Path) -> Path:
+    """The folder in which the server stores uploads."""
+    folder = tmp_path / "uploads"
+    folder.mkdir()
+    return folder
+
+
+class Visitor:
+    """Uses the actions as the page does: updates go into the session, the rest is what is shown."""
+
+    STATE = ("query", "found", "cart", "outcome")
+
+    def __init__(self, actions: Actions) -> None:
+        self.actions = actions
+        self.session = Session()
+        self.shown: dict[str, Any] = {}
+
+    def do(self, updates: dict[str, Any]) -> dict[str, Any]:
+        state = {name: updates[name] for name in self.STATE if name in updates}
+        self.session = Session(
+            **{name: state.get(name, getattr(self.session, name)) for name in self.STATE},
+            index=self.session.index,
+        )
+        self.shown |= updates
+        return updates
+
+    def example(self, number: int = 0) -> dict[str, Any]:
+        return self.do(self.actions.load_example(str(number), DEMO))
+
+    def find(self, mode: str = "rerank", k: int = 3, number: int = 2) -> dict[str, Any]:
+        return self.do(self.actions.find(self.session, mode, k, number))
+
+    def segment(self, scope: str = "slice", number: int = 2, **options: Any) -> dict[str, Any]:
+        chosen = {"window": "", "segmenter": "toy", "support_k": 2, "structures": None} | options
+        return self.do(
+            self.actions.segment(
+                scope, self.session, chosen["window"], number, chosen["segmenter"],
+                chosen["support_k"], chosen["structures"],
+            )
+        )  # fmt: skip
+
+
+@pytest.fixture
+def visitor(backend: ToyBackend, uploads: Path) -> Visitor:
+    visitor = Visitor(Actions(backend, uploads=uploads))
+    visitor.do(visitor.actions.prepare())
+    return visitor
+
+
+_numbers = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def app() -> Iterator[ModuleType]:
+    """The module app.py, which is no part of a package."""
+    pytest.importorskip("gradio")
+    name = f"app_under_test_{next(_numbers)}"
+    spec = importlib.util.spec_from_file_location(name, ROOT / "app.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules[name]
+
+
+@pytest.fixture
+def nifti(tmp_path: Path) -> Path:
+    """A volume as a NIfTI file whose name and header hold a patient's name."""
+    voxels, _ = block(11, (14, 12))
+    image = nib.Nifti1Image(voxels, AFFINE)
+    image.header["descrip"] = b"Doe^Jane"
+    path = tmp_path / "Doe_Jane_1970.nii.gz"
+    image.to_filename(path)
+    return path

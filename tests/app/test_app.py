@@ -1,0 +1,239 @@
+"""The page as a server: errors, endpoints, headers, files. Networks are toys."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from medretrieval.errors import InputError
+from medretrieval.ui.actions import Download, Props
+
+ROOT = Path(__file__).resolve().parents[2]
+HEAVY = ("torch", "faiss", "transformers", "datasets", "sam2")
+
+
+def test_the_page_is_there_before_any_network_is_loaded() -> None:
+    code = (
+        "import sys, app; from medretrieval.ui.backend import Backend; app.Page(Backend()); "
+        f"print([m for m in {HEAVY} if m in sys.modules])"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert run.stdout.strip() == "[]"
+
+
+@pytest.fixture
+def page(app: ModuleType, backend: Any) -> Any:
+    return app.Page(backend)
+
+
+def attach(page: Any, action: Any, **options: Any) -> Any:
+    """Connect an action as the page does; return what the server would call."""
+    attached = []
+    page._on(
+        lambda function, inputs, outputs, **_: attached.append((function, outputs)),
+        action, [], "viewer", "image_status", **options,
+    )  # fmt: skip
+    ((function, outputs),) = attached
+    assert outputs == [page.viewer, page.image_status]
+    return function
+
+
+def test_a_wrong_input_is_explained_beside_the_action(page: Any) -> None:
+    def action() -> dict[str, Any]:
+        raise InputError("the <b>file</b> is empty")
+
+    with pytest.warns(UserWarning, match="The &lt;b&gt;file"):
+        updates = attach(page, action, spent=["upload"])()
+    assert updates.keys() == {page.image_status, page.upload}
+    assert updates[page.upload] is None
+    assert 'role="alert"' in updates[page.image_status]
+    assert "The &lt;b&gt;file&lt;/b&gt; is empty" in updates[page.image_status]
+
+
+def test_a_fault_of_the_page_shows_no_details_and_is_logged(
+    page: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    def action() -> dict[str, Any]:
+        raise ZeroDivisionError("secret")
+
+    with pytest.warns(UserWarning, match="Internal error"), caplog.at_level(logging.ERROR):
+        (shown,) = attach(page, action)().values()
+    assert "Internal error" in shown
+    assert "secret" not in shown
+    assert "ZeroDivisionError: secret" in caplog.text
+
+
+def test_updates_become_those_of_the_components(page: Any) -> None:
+    page_file = Path(page.mask_file.GRADIO_CACHE)
+    updates = page._updates(
+        {
+            "viewer": "<p>x</p>",
+            "slice": Props(maximum=4),
+            "mask_file": Download("mask.nii.gz", b"data"),
+            "hits_file": Download("hits.csv", None),
+        }
+    )
+    assert updates[page.viewer] == "<p>x</p>"
+    assert updates[page.slice]["maximum"] == 4
+    stored = Path(updates[page.mask_file]["value"])
+    assert stored.name == "mask.nii.gz"
+    assert stored.read_bytes() == b"data"
+    assert stored.is_relative_to(page_file.resolve())
+    assert updates[page.hits_file]["value"] is None
+    assert not updates[page.hits_file]["interactive"]
+
+
+def test_on_zerogpu_the_segmenter_runs_through_its_decorator(
+    app: ModuleType, backend: Any, queries: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from medretrieval.imaging import read_volume
+
+    asked = []
+
+    def gpu(*, duration: Any) -> Any:
+        def decorate(work: Any) -> Any:
+            def run(*values: Any) -> Any:
+                asked.append(duration(*values))
+                return work(*values)
+
+            return run
+
+        return decorate
+
+    monkeypatch.setattr(app, "spaces", SimpleNamespace(GPU=gpu))
+    page = app.Page(backend)
+    volume = read_volume(queries[0].path)
+    options = {"segmenter": "toy", "support_k": 2, "supports": None, "labels": None}
+    made = page.actions.run_segmenter("demo", volume, indices=None, **options)
+    page.actions.run_segmenter("demo", volume, indices=[1], progress=None, **options)
+    assert made.slices == 5
+    assert asked == [20 + max(volume.grid.shape), 21]
+
+
+@pytest.fixture
+def server(
+    app: ModuleType, backend: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[str]:
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "cache"))
+    page = app.Page(backend)
+    yield app.launch(page, host="127.0.0.1", port=None, wait=False)
+    page.blocks.close(verbose=False)
+
+
+def test_the_page_may_load_nothing_from_elsewhere(server: str) -> None:
+    with urllib.request.urlopen(server) as answer:
+        body = answer.read().decode()
+        policy = answer.headers["content-security-policy"]
+    assert "default-src 'self' data: blob:" in policy
+    assert "http" not in policy
+    assert "Research use only. Not for diagnosis." in body
+
+
+def test_programs_use_the_page(server: str, nifti: Path, tmp_path: Path) -> None:
+    from gradio_client import Client, handle_file
+
+    client = Client(server, verbose=False, download_files=str(tmp_path / "downloads"))
+    endpoints = client.view_api(return_format="dict")["named_endpoints"]
+    assert set(endpoints) == {"/indexes", "/search", "/segment"}
+    assert client.predict(api_name="/indexes")[0]["index"] == "demo"
+
+    found = client.predict(
+        file=handle_file(nifti),
+        index="demo",
+        mode="count",
+        k=2,
+        slice_index=None,
+        api_name="/search",
+    )
+    assert found["query"] == "query"
+    assert found["hits"][0]["volume_id"] == "lower-1"
+
+    mask, made = client.predict(
+        file=handle_file(nifti), index="demo", labels=[], slice_index=3, support_k=1,
+        segmenter="toy", api_name="/segment",
+    )  # fmt: skip
+    image, query = nib.load(mask), nib.load(nifti)
+    assert image.shape == query.shape
+    assert np.array_equal(image.affine, query.affine)
+    assert [label["name"] for label in made["labels"]] == ["spleen"]
+    assert made["slices"] == 1
+
+    # (Gradio leaves an empty file for every upload.)
+    files = [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+    left = {path.name for path in files if path.stat().st_size}
+    assert left == {"medretrieval-mask.nii.gz"}
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"index": "/etc"}, "only the indexes of its list"),
+    ({"mode": "guess"}, "unknown mode"),
+    ({"k": 0}, "k is 0"),
+    ({"slice_index": 9}, "slice 9"),
+])  # fmt: skip
+def test_programs_get_readable_errors(
+    server: str, nifti: Path, changes: dict[str, Any], message: str
+) -> None:
+    from gradio_client import Client, handle_file
+    from gradio_client.exceptions import AppError
+
+    client = Client(server, verbose=False)
+    values = {"index": "demo", "mode": "count", "k": 2, "slice_index": None} | changes
+    with pytest.raises(AppError, match=message):
+        client.predict(file=handle_file(nifti), api_name="/search", **values)
+
+
+def test_a_file_of_the_server_is_not_read_for_a_visitor(server: str, nifti: Path) -> None:
+    body = json.dumps(
+        {
+            "data": [
+                {"path": str(nifti), "meta": {"_type": "gradio.FileData"}},
+                "demo",
+                "count",
+                2,
+                None,
+            ]
+        }
+    ).encode()
+    call = urllib.request.Request(
+        f"{server}gradio_api/call/search", body, {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(call) as answer:
+        event = json.load(answer)["event_id"]
+    with urllib.request.urlopen(f"{server}gradio_api/call/search/{event}") as answer:
+        assert "event: error" in answer.read().decode()
+    assert nifti.exists()
+
+
+def test_a_stopped_server_leaves_no_files(tmp_path: Path) -> None:
+    environment = {
+        **{k: v for k, v in os.environ.items() if k != "GRADIO_TEMP_DIR"}, "TMPDIR": str(tmp_path),
+    }  # fmt: skip
+    run = subprocess.Popen(
+        [sys.executable, "app.py"], cwd=ROOT, env=environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    assert run.stdout is not None
+    try:
+        for line in run.stdout:
+            if "Running on local URL" in line:
+                break
+        assert list(tmp_path.glob("medretrieval-page-*"))
+    finally:
+        run.terminate()
+        run.communicate(timeout=60)
+    assert run.returncode == 0
+    assert not list(tmp_path.glob("medretrieval-page-*"))

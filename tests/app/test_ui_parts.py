@@ -1,0 +1,242 @@
+"""Pictures, words, exports and shared objects of the page."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from PIL import Image
+
+from medretrieval.errors import InputError, UsageError
+from medretrieval.imaging import extract, slice_axis
+from medretrieval.types import Grid, Hit, Match, SearchResult
+from medretrieval.ui import exports, pictures, text
+from medretrieval.ui.backend import Once, listed_indexes
+from medretrieval.ui.pictures import Palette
+from medretrieval.ui.session import add_to_cart, remove_from_cart
+from medretrieval.ui.uploads import taken
+
+HOSTILE = "<img src=x onerror=alert(1)>\"'{{value}}${value}"
+
+
+def hit(**changes: object) -> Hit:
+    values: dict[str, object] = {
+        "rank": 1, "volume_id": "case-1", "score": 0.5, "row_id": 3, "slice_index": 7,
+        "position_mm": None, "labels": ("liver",), "modality": "CT", "region": "abdomen",
+        "matches": (Match(query_slice=2, slice_index=7, score=0.5),),
+    }  # fmt: skip
+    return Hit(**{**values, **changes})  # type: ignore[arg-type]
+
+
+# Pictures
+
+
+@given(
+    hnp.arrays(
+        np.uint8, st.tuples(st.integers(1, 9), st.integers(1, 9)), elements=st.integers(0, 3)
+    )
+)
+def test_an_outline_lies_inside_the_labels_and_beside_another_one(mask: np.ndarray) -> None:
+    edge = pictures.outline(mask)
+    padded = np.pad(mask, 1, mode="edge")
+    neighbours = [padded[1:-1, :-2], padded[1:-1, 2:], padded[:-2, 1:-1], padded[2:, 1:-1]]
+    differs = np.any([n != mask for n in neighbours], axis=0)
+    assert np.array_equal(edge, differs & (mask != 0))
+
+
+def test_an_overlay_covers_exactly_the_labels() -> None:
+    mask = np.zeros((10, 20), np.uint8)
+    mask[2:5, 3:9] = 2
+    over = pictures.overlay(mask, {2: "liver"}, Palette.of(["liver"]))
+    factor = over.shape[0] // 10
+    assert over.shape == (10 * factor, 20 * factor, 4)
+    assert max(over.shape) >= pictures.DISPLAY_SIDE
+    shown = over[::factor, ::factor, 3] > 0
+    assert np.array_equal(shown, mask > 0)
+    assert {tuple(c) for c in over[over[..., 3] > 0][:, :3].tolist()} == {
+        Palette.of(["liver"])["liver"]
+    }
+
+
+def test_neighbouring_labels_have_different_colours() -> None:
+    palette = Palette.of(f"label {i}" for i in range(30))
+    colours = [palette[f"label {i}"] for i in range(30)]
+    assert len(set(colours)) == 30
+    assert palette.with_names(["label 4", "new"])["label 4"] == colours[4]
+
+
+@pytest.mark.parametrize("shape", [(30, 60), (60, 30), (1, 500), (16, 16, 3)])
+def test_a_thumbnail_is_square_and_keeps_the_proportions(shape: tuple[int, ...]) -> None:
+    image = np.full(shape, 255, np.uint8)
+    small = pictures.thumbnail(image, np.ones(shape[:2], np.uint8), {1: "a"}, side=48)
+    assert small.shape == (48, 48, 3)
+    rows, columns = (np.flatnonzero(small.any(axis=(2, a))) for a in (1, 0))
+    wanted = [max(1, round(48 * min(1, shape[a] / shape[1 - a]))) for a in (0, 1)]
+    assert [len(rows), len(columns)] == wanted
+
+
+def test_a_data_uri_is_the_picture() -> None:
+    picture = np.arange(64, dtype=np.uint8).reshape(8, 8)
+    head, _, data = pictures.data_uri(picture).partition(",")
+    assert head == "data:image/png;base64"
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(base64.b64decode(data)))), picture)
+
+
+# Words
+
+
+@pytest.mark.parametrize(("plane", "top", "left"), [
+    ("axial", 1, 0), ("coronal", 2, 0), ("sagittal", 2, 1),
+])  # fmt: skip
+def test_the_letters_at_the_edges_are_those_of_the_picture(plane: str, top: int, left: int) -> None:
+    grid = Grid(shape=(4, 5, 6), affine=np.diag([1.0, 1, 1, 1]))
+    axis = slice_axis(grid, plane)
+    world = [
+        extract(c, grid, axis, 1) for c in np.meshgrid(range(4), range(5), range(6), indexing="ij")
+    ]
+    letters = {0: "LR", 1: "PA", 2: "IS"}
+    first = letters[top][int(world[top][0, 0] > world[top][-1, 0])]
+    second = letters[left][int(world[left][0, 0] > world[left][0, -1])]
+    assert text.EDGES[plane] == f"{first} {second}"
+    assert text.plane(grid, axis) == plane
+
+
+def test_what_comes_from_outside_is_escaped() -> None:
+    card = text.Card(
+        key=HOSTILE, image=np.zeros((4, 4), np.uint8), alt=HOSTILE, lines=[HOSTILE], action="add",
+        button=HOSTILE, describe=HOSTILE, opens="why", badge=HOSTILE,
+    )  # fmt: skip
+    structures = [{"name": HOSTILE, "voxels": n, "ml": 1.0} for n in (0, 5)]
+    shown = [
+        text.cards([card], kind="hits"),
+        text.status("error", HOSTILE),
+        text.placeholder(HOSTILE, HOSTILE),
+        text.legend(structures, Palette.of([])),
+        text.why(hit(volume_id=HOSTILE), "rerank", 3, ""),
+    ]
+    for part in shown:
+        assert "<img src=x" not in part
+        assert "&lt;img src=x" in part
+
+
+def test_names_of_mask_values() -> None:
+    assert text.label_names(" 1=liver, 2 = left kidney ,") == {1: "liver", 2: "left kidney"}
+    assert text.label_names(None) is text.label_names("") is None
+    for wrong in ("liver", "0=air", "1=", "=liver", "a=b", "-1=x"):
+        with pytest.raises(UsageError, match="1=liver, 2=spleen"):
+            text.label_names(wrong)
+
+
+@pytest.mark.parametrize(("mode", "score", "words"), [
+    ("slice", 0.91234, "similarity 0.912"), ("count", 7.0, "7 of 24 slices"),
+    ("weighted", 3.456, "score 3.46"), ("rerank", 22.3, "score 22.30 of 24"),
+])  # fmt: skip
+def test_scores_say_what_they_are(mode: str, score: float, words: str) -> None:
+    assert text.score(hit(score=score), mode, 24) == words
+
+
+# Exports
+
+
+def test_hits_as_csv_are_safe_for_spreadsheets() -> None:
+    found = (hit(), hit(rank=2, volume_id="=1+1", labels=("a", "b"), position_mm=12.5, matches=()))
+    first, second = csv.DictReader(
+        io.StringIO(exports.hits_csv(SearchResult(query="q", mode="rerank", hits=found)))
+    )
+    assert (first["rank"], first["query_slice"], first["match_score"]) == ("1", "2", "0.5")
+    assert first["position_mm"] == ""
+    assert second["volume_id"] == "'=1+1"
+    assert second["labels"] == "a;b"
+    assert second["query_slice"] == ""
+
+
+# The support set
+
+
+@given(st.lists(st.integers(0, 9)), st.lists(st.integers(0, 9)))
+def test_a_cart_holds_each_item_once_in_order_of_arrival(first: list[int], then: list[int]) -> None:
+    class Item:
+        def __init__(self, key: int) -> None:
+            self.key = str(key)
+
+    cart = add_to_cart((), map(Item, first))  # type: ignore[arg-type]
+    grown = add_to_cart(cart, map(Item, then))  # type: ignore[arg-type]
+    assert grown[: len(cart)] == cart
+    assert [item.key for item in grown] == list(dict.fromkeys(map(str, first + then)))
+    assert [i.key for i in remove_from_cart(grown, "3")] == [i.key for i in grown if i.key != "3"]
+
+
+# Shared objects
+
+
+def test_many_who_ask_at_once_get_one_object_and_see_its_progress() -> None:
+    once, made, started, go = Once(), [], threading.Event(), threading.Event()
+
+    def make(progress: object) -> object:
+        made.append(1)
+        progress(3, 7, "building")  # type: ignore[operator]
+        started.set()
+        assert go.wait(30)
+        return object()
+
+    results: list[object] = []
+    seen: list[tuple[int, int, str]] = []
+
+    def waits(done: int, total: int, message: str) -> None:
+        seen.append((done, total, message))
+        go.set()
+
+    first = threading.Thread(target=lambda: results.append(once.get("x", make)))
+    first.start()
+    assert started.wait(30)
+    results.append(once.get("x", make, waits))
+    first.join(30)
+    assert made == [1]
+    assert results[0] is results[1] is once.ready("x")
+    assert seen[0] == (3, 7, "building")
+    assert once.ready("y") is None
+
+
+def test_what_failed_is_tried_again() -> None:
+    once = Once()
+
+    def fails(_: object) -> int:
+        raise InputError("not now")
+
+    with pytest.raises(InputError):
+        once.get("x", fails)
+    assert once.get("x", lambda _: 5) == 5
+
+
+def test_listed_indexes() -> None:
+    assert listed_indexes(None) == {}
+    assert listed_indexes("/a/acdc: Liver = /b c :") == {"acdc": "/a/acdc", "Liver": "/b c"}
+
+
+# Uploads
+
+
+@pytest.mark.parametrize(("name", "private"), [
+    ("Doe.nii.gz", "your file.nii.gz"), ("IM0001", "your file"), ("a.PNG", "your file.png"),
+    ("x.$(rm)", "your file"),
+])  # fmt: skip
+def test_an_upload_is_read_under_a_neutral_name(uploads: Path, name: str, private: str) -> None:
+    (uploads / name).write_bytes(b"data")
+    with taken(uploads / name, uploads) as path:
+        assert path.name == private
+        assert path.read_bytes() == b"data"
+        assert not (uploads / name).exists()
+    assert not path.exists()
+
+
+def test_an_upload_that_is_gone(uploads: Path) -> None:
+    with pytest.raises(InputError, match="upload the file again"), taken(uploads / "x", uploads):
+        pass
