@@ -156,7 +156,9 @@ class Page:
             height=124,
             elem_id="mr-upload",
         )
-        with gr.Accordion("Examples", open=True) as self.examples_panel:
+        with gr.Accordion(
+            "Examples", open=True, elem_id="mr-examples-panel"
+        ) as self.examples_panel:
             self.examples = self._cards(
                 "examples",
                 text.placeholder("Being prepared", "The first start takes a minute or two."),

@@ -35,7 +35,11 @@ class MaskCopy:
     def __init__(self, name: str) -> None:
         if name not in self.NAMES:
             raise UsageError(f"unknown baseline {name!r}; known: {', '.join(self.NAMES)}")
-        self.name = name
+        self._name = name
+
+    @property
+    def name(self) -> str:
+        return self._name
 
     def segment_batch(
         self,
@@ -64,7 +68,7 @@ class MaskCopy:
         for support in supports:
             check_support(support)
         names = chosen(vocabulary(s.names for s in supports), labels)
-        used = supports[:1] if self.name == "nearest-mask" else supports
+        used = supports[:1] if self._name == "nearest-mask" else supports
         shape = (image.shape[0], image.shape[1])
         logits = np.empty((len(names), *shape), np.float32)
         for row, name in enumerate(names.values()):

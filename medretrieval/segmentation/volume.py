@@ -34,7 +34,10 @@ _Found: TypeAlias = tuple[int, NDArray[Any], Mapping[int, str]]
 
 
 class BatchSegmenter(Protocol):
-    """What segments slices: a `Segmenter`, or a stand-in for it."""
+    """What segments slices: a `Segmenter`, a baseline, or a stand-in for them."""
+
+    @property
+    def name(self) -> str: ...
 
     def segment_batch(
         self,
