@@ -1,0 +1,86 @@
+"""What the documentation says, checked against the code."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from medretrieval.cli import parser
+from medretrieval.imaging import write_volume
+from medretrieval.index import build
+from medretrieval.phantoms import make_case
+from medretrieval.pipeline import demo_cases
+from medretrieval.types import SlicePolicy
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def test_generated_pages_are_up_to_date() -> None:
+    command = [sys.executable, str(ROOT / "docs" / "generate.py"), "--check"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_commands_in_the_readme_parse() -> None:
+    lines = [
+        line.split("#")[0]
+        for block in blocks("bash")
+        for line in block.splitlines()
+        if line.startswith("medretrieval ")
+    ]
+    assert len(lines) >= 5
+    for line in lines:
+        parser().parse_args(shlex.split(line)[1:])
+
+
+def test_links_lead_somewhere() -> None:
+    for target in re.findall(r"\]\((?!http|#)([^)]+)\)", README):
+        assert (ROOT / target).exists(), target
+
+
+def test_versions_agree() -> None:
+    requirements = (ROOT / "requirements.txt").read_text()
+    gradio = re.search(r"^gradio(?:\[\w+\])?==(\S+)$", requirements, re.MULTILINE)
+    stated = re.search(r"^sdk_version: (\S+)$", README, re.MULTILINE)
+    assert gradio is not None
+    assert stated is not None
+    assert gradio[1] == stated[1]
+
+
+def test_ci_runs_the_test_command_of_the_readme() -> None:
+    marked = re.findall(r"<!-- test command -->\n```bash\n(.*?)```", README, re.DOTALL)
+    assert len(marked) == 1
+    assert "pytest" in marked[0]
+    assert "<!-- test command -->" in (ROOT / ".ci" / "run").read_text()
+
+
+def test_the_example_in_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from medretrieval import load_embedder, read_labels, read_volume
+
+    index, query = tmp_path / "index", tmp_path / "query.nii.gz"
+    build(
+        demo_cases(["mr-heart"], range(2)),
+        index,
+        embedder=load_embedder("efficientnet-lite0"),
+        slices=SlicePolicy(),
+        name="example",
+    )
+    write_volume(make_case("mr-heart", 9).volume, query)
+    monkeypatch.chdir(tmp_path)
+    (example,) = blocks("python")
+    names = {"demo_index": index, "query_file": query}
+    exec(compile(example, "README.md", "exec"), names)
+    mask = read_labels(tmp_path / "mask.nii.gz", reference=read_volume(query).grid)
+    assert np.count_nonzero(mask.voxels) > 0
+    assert names["found"].hits[0].volume_id.startswith("synthetic-mr-heart")
