@@ -17,7 +17,7 @@ PACKAGE = Path(medretrieval.__file__).parent
 LAYERS = (
     {"errors"},
     {"types"},
-    {"imaging", "similarity", "metrics"},
+    {"imaging", "similarity", "metrics", "hub"},
     {"embedders", "index", "phantoms"},
     {"retrieval", "segmentation"},
     {"pipeline"},

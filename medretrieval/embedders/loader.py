@@ -8,7 +8,8 @@ import importlib.util
 from pathlib import Path
 from typing import Any, Protocol, cast
 
-from medretrieval.embedders import hub
+from medretrieval import hub
+from medretrieval.embedders import weights as stored_weights
 from medretrieval.embedders.registry import REGISTRY
 from medretrieval.embedders.spec import LOCAL_FILE, EmbedderSpec
 from medretrieval.errors import InputError, UnavailableError, unknown_name
@@ -70,7 +71,7 @@ def load_embedder(
     elif spec.source == "package":
         location, revision = bundled_file(spec), importlib.metadata.version(spec.weights)
     else:
-        location, revision = hub.fetch(spec)
+        location, revision = stored_weights.fetch(spec)
     module, _, attribute = spec.adapter.partition(":")
     adapter = cast(_Adapter, getattr(importlib.import_module(module), attribute))
     return adapter.load(spec, location, revision=revision, device=device, threads=threads)
@@ -102,7 +103,7 @@ def status(spec: EmbedderSpec) -> str:
         return f"missing package: pip install {' '.join(missing)}"
     if spec.source == "package":
         return "bundled"
-    if hub.cached(spec) is not None:
+    if stored_weights.cached(spec) is not None:
         return "cached"
     return "needs a local file" if hub.offline() else "downloadable"
 

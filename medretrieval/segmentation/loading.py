@@ -17,7 +17,7 @@ from torch import Tensor
 from medretrieval.errors import InputError, UnavailableError, UsageError
 from medretrieval.segmentation import micro
 from medretrieval.segmentation.cache import MemoryCache
-from medretrieval.segmentation.hub import fetch
+from medretrieval.segmentation.checkpoints import fetch
 from medretrieval.segmentation.registry import (
     DEFAULT_SEGMENTER,
     REGISTRY,

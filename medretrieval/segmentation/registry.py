@@ -9,6 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
+from medretrieval import hub
 from medretrieval.errors import unknown_name
 from medretrieval.segmentation.options import SegmentationOptions
 
@@ -187,9 +188,7 @@ def status(spec: SegmenterSpec) -> str:
         return "bundled" if bundled_file(spec).is_file() else "needs a local file"
     if cached_file(spec) is not None:
         return "cached"
-    from huggingface_hub import constants
-
-    return "needs a local file" if constants.HF_HUB_OFFLINE else "downloadable"
+    return "needs a local file" if hub.offline() else "downloadable"
 
 
 def list_segmenters() -> list[dict[str, Any]]:

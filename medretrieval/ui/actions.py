@@ -243,11 +243,17 @@ class Actions:
         )
         seconds = time.perf_counter() - started
         line = _found_line(new, query.slices(opened.policy), seconds)
+        # A real image always finds something among phantoms; that must not look like an answer.
+        meaningless = opened.synthetic and not query.synthetic
+        if result.hits and meaningless:
+            line += " This index is synthetic: for a real image its cases have no meaning."
         return {
             "found": new,
             "hits": content.hit_cards(new, opened, session.cart, int(number)),
             "why": "",
-            "search_status": text.status("ok" if result.hits else "warning", line),
+            "search_status": text.status(
+                "warning" if meaningless or not result.hits else "ok", line
+            ),
             **self._about(opened),
             "hits_file": Download(exports.HITS_FILE, exports.hits_csv(result).encode()),
             "settings_file": self._settings(query, opened, new, session.cart, session.outcome),

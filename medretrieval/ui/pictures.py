@@ -17,7 +17,7 @@ from PIL import Image
 RGB = tuple[int, int, int]
 
 # Okabe and Ito, "Color Universal Design" (2008), without black and brightened for grey pictures,
-# and two more, so that ten neighbouring labels differ; the next ten are darker, then lighter.
+# and two more, so that ten neighbouring labels differ; the next ten are lighter, then darker.
 COLOURS: tuple[RGB, ...] = (
     (240, 168, 0),
     (86, 180, 233),
@@ -54,7 +54,7 @@ class Palette:
     def __getitem__(self, name: str) -> RGB:
         turn, place = divmod(self.places.get(name, len(self.places)), len(COLOURS))
         red, green, blue = (
-            round(c * 0.62) if turn % 3 == 1 else round(128 + c / 2) if turn % 3 == 2 else c
+            round(110 + c * 0.57) if turn % 3 == 1 else round(c * 0.7) if turn % 3 == 2 else c
             for c in COLOURS[place]
         )
         return red, green, blue

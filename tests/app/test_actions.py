@@ -169,6 +169,15 @@ def test_mode_slice_embeds_one_slice(visitor: Any, backend: Any) -> None:
     assert "slices similar to your slice 3" in shown["search_status"]
 
 
+def test_a_real_image_among_phantoms_gets_a_warning(visitor: Any) -> None:
+    visitor.example(0)
+    assert "mr-warning" not in visitor.find("slice")["search_status"]
+    visitor.example(1)
+    shown = visitor.find("slice", number=0)["search_status"]
+    assert "mr-warning" in shown
+    assert "for a real image its cases have no meaning" in shown
+
+
 def test_a_search_without_an_image(visitor: Any) -> None:
     with pytest.raises(UsageError, match="load an image first"):
         visitor.find()

@@ -13,13 +13,15 @@ from typing import Any
 
 import pytest
 
-from medretrieval.embedders import REGISTRY, EmbedderSpec, hub, load_embedder
+from medretrieval import hub
+from medretrieval.embedders import REGISTRY, EmbedderSpec, load_embedder
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 FETCH = """
 import sys
-from medretrieval.embedders import hub, load_embedder
+from medretrieval import hub
+from medretrieval.embedders import load_embedder
 from medretrieval.errors import UnavailableError
 hub.REQUEST_TIMEOUT_S = 0.5
 try:
@@ -32,7 +34,8 @@ print(sorted({"torch", "transformers"} & set(sys.modules)))
 # {action} leaves a JSON-able `found`.
 WITH_SPEC = """
 import dataclasses, json
-from medretrieval.embedders import EmbedderSpec, hub, load_embedder, status
+from medretrieval.embedders import EmbedderSpec, load_embedder, status
+from medretrieval.embedders.weights import fetch
 from medretrieval.errors import MedRetrievalError
 spec = EmbedderSpec(**json.loads({fields!r}))
 try:
@@ -41,7 +44,7 @@ except MedRetrievalError as error:
     found = str(error)
 print(json.dumps(found))
 """
-FETCHED = "found = [str(hub.fetch(spec)[0]), hub.fetch(spec)[1], status(spec)]"
+FETCHED = "found = [str(fetch(spec)[0]), fetch(spec)[1], status(spec)]"
 IDENTITY = "found = dataclasses.asdict(load_embedder(spec).identity)"
 
 
@@ -211,11 +214,11 @@ def test_a_download_that_breaks_off(
 def test_deadline_of_the_whole_answer() -> None:
     never = threading.Event()
     with pytest.raises(TimeoutError, match=r"no answer within 0\.01 s"):
-        hub._within(0.01, never.wait)
-    assert hub._within(60, lambda: "answer") == "answer"
+        hub.within(0.01, never.wait)
+    assert hub.within(60, lambda: "answer") == "answer"
 
     def fail() -> str:
         raise ValueError("its own error")
 
     with pytest.raises(ValueError, match="its own error"):
-        hub._within(60, fail)
+        hub.within(60, fail)

@@ -480,9 +480,7 @@ def test_total_size_of_a_series(save_series: SaveSeries, monkeypatch: pytest.Mon
 
 
 def test_mask_of_a_series_has_its_exact_affine(save_series: SaveSeries, tmp_path: Path) -> None:
-    volume = read_volume(
-        save_series(stack(5), at=[1.7 * i for i in range(5)], orientation=TURNED)
-    )
+    volume = read_volume(save_series(stack(5), at=[1.7 * i for i in range(5)], orientation=TURNED))
     mask = (volume.voxels % 3).astype(np.uint8)
     write_labels(LabelVolume(voxels=mask, grid=volume.grid, names={}), tmp_path / "mask.nii.gz")
     back = read_labels(tmp_path / "mask.nii.gz", reference=None)

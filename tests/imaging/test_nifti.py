@@ -34,9 +34,7 @@ def plain(save_nifti: Save, **kwargs: Any) -> tuple[Path, bytearray]:
     "dtype", [np.uint8, np.int8, np.int16, np.uint16, np.int32, np.uint32, np.int64, np.uint64]
 )
 def test_integers_keep_their_dtype(save_nifti: Save, name: str, kind: type, dtype: type) -> None:
-    path = save_nifti(
-        ramp(dtype), name=name.lower(), kind=lambda *image: kind(*image, dtype=dtype)
-    )
+    path = save_nifti(ramp(dtype), name=name.lower(), kind=lambda *image: kind(*image, dtype=dtype))
     path = path.rename(path.with_name(name))
     volume = read_volume(path)
     assert volume.voxels.dtype == dtype

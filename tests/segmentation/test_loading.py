@@ -14,12 +14,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from medretrieval import hub
 from medretrieval.errors import InputError, UnavailableError, UsageError
 from medretrieval.segmentation import (
     DEFAULT_SEGMENTER,
     REGISTRY,
+    checkpoints,
     get_spec,
-    hub,
     list_segmenters,
     load_segmenter,
     registry,
@@ -245,20 +246,22 @@ def test_download(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
     asked: list[tuple[str, str, str]] = []
 
-    def download(repo: str, filename: str, *, revision: str) -> str:
+    def download(repo: str, filename: str, *, revision: str, etag_timeout: float) -> str:
         asked.append((repo, filename, revision))
-        if len(asked) > 1:
+        if len(asked) > 2:
             raise OSError("the disk is full")
-        return str(tmp_path / filename)
+        return str(tmp_path / ("c" if len(asked) == 1 else "d") / filename)
 
-    monkeypatch.setattr(hub, "cached_file", lambda spec: None)
-    monkeypatch.setattr(hub, "_ask", lambda spec: None)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(checkpoints, "cached_file", lambda spec: None)
+    monkeypatch.setattr(hub, "resolve", lambda repo, names, revision: (names[0], "c"))
+    monkeypatch.setattr(hub, "offline", lambda: False)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
-    assert hub.fetch(TINY) == tmp_path / TINY.filename
+    assert checkpoints.fetch(TINY) == tmp_path / "c" / TINY.filename
     assert asked == [(TINY.weights, TINY.filename, TINY.revision)]
-    with pytest.raises(UnavailableError, match=r"the download failed: OSError: the disk is full"):
-        hub.fetch(TINY)
+    with pytest.raises(UnavailableError, match="changed during the download"):
+        checkpoints.fetch(TINY)
+    with pytest.raises(UnavailableError, match=r"OSError: the disk is full"):
+        checkpoints.fetch(TINY)
 
 
 def test_offline_mode_says_so(tmp_path: Path) -> None:
