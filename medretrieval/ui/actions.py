@@ -21,9 +21,13 @@ from medretrieval.ui.backend import DEMO, Backend, Opened
 from medretrieval.ui.session import (
     Cart,
     CartItem,
+    Download,
     Found,
     Outcome,
+    Props,
     Query,
+    Session,
+    Updates,
     add_to_cart,
     own_pair,
     remove_from_cart,
@@ -33,33 +37,6 @@ from medretrieval.ui.uploads import taken
 NO_IMAGE = "load an image first: upload one or click an example"
 NO_RESULTS = "there are no results to choose from; find similar cases first"
 NO_MASK = "The mask will be shown over your image."
-
-
-class Props(dict[str, Any]):
-    """Properties of a part of the page, such as its value, choices or visibility."""
-
-
-@dataclass(frozen=True)
-class Download:
-    """A file to offer, as bytes; None takes the former one away."""
-
-    name: str
-    content: bytes | None
-    visible: bool = True
-
-
-Updates = dict[str, Any]
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Session:
-    """What one visitor has chosen and found so far; every part may be missing."""
-
-    query: Query | None = None
-    found: Found | None = None
-    cart: Cart = ()
-    outcome: Outcome | None = None
-    index: str = DEMO
 
 
 class Actions:
@@ -242,7 +219,7 @@ class Actions:
             embedded=embedded,
         )
         seconds = time.perf_counter() - started
-        line = _found_line(new, query.slices(opened.policy), seconds)
+        line = text.found_line(new, query.slices(opened.policy), seconds)
         # A real image always finds something among phantoms; that must not look like an answer.
         meaningless = opened.synthetic and not query.synthetic
         if result.hits and meaningless:
@@ -389,7 +366,7 @@ class Actions:
             "result_tools": Props(visible=True),
             "result_slice": shown,
             "legend": text.legend(made.structures(), colours),
-            "segment_status": text.status("ok", _segmented_line(outcome)),
+            "segment_status": text.status("ok", text.segmented_line(outcome)),
             "mask_file": Download(exports.MASK_FILE, exports.nifti_bytes(made.labels)),
             "picture_file": Download(exports.PICTURE_MASK_FILE, png, visible=png is not None),
             "settings_file": self._settings(query, opened, session.found, cart, outcome),
@@ -421,24 +398,3 @@ def _sliders(count: int) -> Updates:
         "label": f"Slice, 0 to {count - 1}",
     }
     return {"slice": Props(changes), "result_slice": Props(changes)}
-
-
-def _found_line(found: Found, count: int, seconds: float) -> str:
-    """`count`: slices of the query."""
-    hits = len(found.result.hits)
-    if not hits:
-        return "Nothing similar was found in this index."
-    what = "similar cases" if found.slice_index is None else "similar slices"
-    if found.slice_index is not None and count > 1:
-        what = f"slices similar to your slice {found.slice_index}"
-    return f"{hits} {what}, in {seconds:.1f} s. Click a picture to see why it was found."
-
-
-def _segmented_line(outcome: Outcome) -> str:
-    made = outcome.segmentation
-    if outcome.slice_index is not None:
-        what = f"slice {outcome.slice_index}"
-    else:
-        what = f"{made.slices} slice{'' if made.slices == 1 else 's'}"
-    by = "from the support set" if outcome.cart else "from annotated slices found for each slice"
-    return f"Segmented {what} {by}, in {made.seconds:.1f} s with {made.segmenter}."

@@ -17,7 +17,7 @@ from PIL import Image
 RGB = tuple[int, int, int]
 
 # Okabe and Ito, "Color Universal Design" (2008), without black and brightened for grey pictures,
-# and two more, so that ten neighbouring labels differ; the next ten are lighter, then darker.
+# and two more, so that ten neighbouring labels differ; the next ten are lighter.
 COLOURS: tuple[RGB, ...] = (
     (240, 168, 0),
     (86, 180, 233),
@@ -53,10 +53,7 @@ class Palette:
 
     def __getitem__(self, name: str) -> RGB:
         turn, place = divmod(self.places.get(name, len(self.places)), len(COLOURS))
-        red, green, blue = (
-            round(110 + c * 0.57) if turn % 3 == 1 else round(c * 0.7) if turn % 3 == 2 else c
-            for c in COLOURS[place]
-        )
+        red, green, blue = (round(110 + c * 0.57) if turn % 2 else c for c in COLOURS[place])
         return red, green, blue
 
     def css(self, name: str) -> str:

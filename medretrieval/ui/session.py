@@ -196,3 +196,30 @@ class Outcome:
         grid = self.segmentation.labels.grid
         axis = slice_axis(grid, policy.axis)
         return extract(self.segmentation.labels.voxels, grid, axis, index)
+
+
+class Props(dict[str, Any]):
+    """Properties of a part of the page, such as its value, choices or visibility."""
+
+
+@dataclass(frozen=True)
+class Download:
+    """A file to offer, as bytes; None takes the former one away."""
+
+    name: str
+    content: bytes | None
+    visible: bool = True
+
+
+Updates = dict[str, Any]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Session:
+    """What one visitor has chosen and found so far; every part may be missing."""
+
+    query: Query | None = None
+    found: Found | None = None
+    cart: Cart = ()
+    outcome: Outcome | None = None
+    index: str
