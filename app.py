@@ -32,9 +32,10 @@ from medretrieval.pipeline import DEFAULT_SEGMENTER, DEFAULT_SUPPORT_K, Segmenta
 from medretrieval.retrieval.modes import MODES
 from medretrieval.types import RESEARCH_ONLY, Progress, Support, Volume
 from medretrieval.ui import content, exports, text
-from medretrieval.ui.actions import Actions, Download, Props, Session
+from medretrieval.ui.actions import Actions
 from medretrieval.ui.backend import DEMO, INDEXES_VARIABLE, Backend, listed_indexes
 from medretrieval.ui.pictures import Palette
+from medretrieval.ui.session import Download, Props, Session
 
 try:
     import spaces
@@ -132,6 +133,9 @@ class Page:
             self.found = gr.State(None, time_to_live=KEPT_SECONDS)
             self.cart = gr.State((), time_to_live=KEPT_SECONDS)
             self.outcome = gr.State(None, time_to_live=KEPT_SECONDS)
+            # What was just made, until it is known to belong to what the visitor looks at now.
+            self.new_found = gr.State(None, time_to_live=KEPT_SECONDS)
+            self.new_outcome = gr.State(None, time_to_live=KEPT_SECONDS)
             gr.HTML(text.header(RESEARCH_ONLY))
             with gr.Row(elem_id="mr-columns"):
                 with gr.Column(min_width=320):
@@ -352,7 +356,6 @@ class Page:
             "examples_panel"
         )
         choosing = f"found hits why search_status structures {about} {sliders} {files}"
-        options = [self.window, self.slice, self.segmenter, self.support_k, self.structures]
 
         self._on(
             self.blocks.load, act.prepare, [], f"examples {about}", "image_status",
@@ -380,10 +383,13 @@ class Page:
             self.index.input, act.choose_index, [self.index, self.query],
             f"{choosing} {unsegmented}", "search_status", shown=self.hits, progress=True,
         )  # fmt: skip
-        self._on(
+        searched = self._on(
             self.search.click, with_session(act.find), [*session, self.mode, self.k, self.slice],
-            f"found hits why hits_file settings_file {about}", "search_status", shown=self.hits,
-            progress=True, heavy=True,
+            "new_found", "search_status", shown=self.hits, progress=True, heavy=True,
+        )  # fmt: skip
+        self._on(
+            searched.then, with_session(act.show_found), [*session, self.slice, self.new_found],
+            f"new_found found hits why hits_file settings_file {about}", "search_status",
         )  # fmt: skip
 
         def hit(event: gr.EventData, *values: Any) -> dict[str, Any]:
@@ -405,12 +411,18 @@ class Page:
             f"{carts} own_image own_mask", "segment_status", shown=self.cart_view,
             spent=["own_image", "own_mask"],
         )  # fmt: skip
+        options = [self.slice, self.segmenter, self.support_k, self.structures]
         for scope, button in (("slice", self.segment_slice), ("volume", self.segment_volume)):
+            segmented = self._on(
+                button.click, with_session(functools.partial(act.segment, scope)),
+                [*session, *options], "new_outcome", "segment_status", shown=self.result,
+                progress=True, heavy=True,
+            )  # fmt: skip
             self._on(
-                button.click,
-                with_session(functools.partial(act.segment, scope)), [*session, *options],
-                f"outcome result result_tools result_slice legend {files}", "segment_status",
-                shown=self.result, progress=True, heavy=True,
+                segmented.then, with_session(act.show_outcome),
+                [*session, self.window, self.slice, self.new_outcome],
+                f"new_outcome outcome result result_tools result_slice legend {files}",
+                "segment_status",
             )  # fmt: skip
         for control, script in ((self.opacity, OPACITY_SCRIPT), (self.wipe, WIPE_SCRIPT)):
             control.input(None, control, None, js=script, api_visibility="private")
@@ -429,7 +441,7 @@ class Page:
         heavy: bool = False,
         spent: Sequence[str] = (),
         **options: Any,
-    ) -> None:
+    ) -> Any:
         """Run `action` on `trigger`; errors go to the status line, never as a traceback.
 
         Args:
@@ -463,7 +475,7 @@ class Page:
         def with_progress(*values: Any, progress: gr.Progress = PROGRESS) -> Any:
             return run(*values, progress=reporting(progress))
 
-        trigger(
+        return trigger(
             with_event if event else with_progress if progress else plain,
             list(inputs),
             [getattr(self, name) for name in dict.fromkeys([*outputs.split(), status])],
@@ -672,17 +684,17 @@ def theme() -> gr.themes.Base:
     )
 
 
-def launch(page: Page, *, host: str, port: int | None, wait: bool = True) -> str:
-    """Serve the page; return its address (at once, unless `wait`)."""
+def launch(page: Page, *, host: str, port: int | None) -> str:
+    """Begin to serve the page; return its address."""
     from starlette.middleware import Middleware
 
     page.blocks.queue(max_size=32, default_concurrency_limit=8)
     _, address, _ = page.blocks.launch(
         server_name=host,
         server_port=port,
-        prevent_thread_lock=not wait,
+        prevent_thread_lock=True,
         show_error=False,
-        quiet=not wait,
+        quiet=True,
         share=False,
         ssr_mode=False,
         run_history=False,
@@ -724,7 +736,9 @@ def main(args: Sequence[str] | None = None) -> None:
         allow_paths=not space and options.host in ("127.0.0.1", "localhost", "::1"),
         device=os.environ.get("MEDRETRIEVAL_DEVICE", "cpu" if spaces is None else "cuda"),
     )
-    launch(Page(backend), host=options.host, port=options.port)
+    page = Page(backend)
+    print(f"medretrieval is at {launch(page, host=options.host, port=options.port)}", flush=True)
+    page.blocks.block_thread()
 
 
 if __name__ == "__main__":

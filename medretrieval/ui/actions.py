@@ -7,10 +7,8 @@ than the value, or a `Download`. It knows nothing of the web server, so it can b
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from medretrieval.errors import UsageError
 from medretrieval.imaging import read_labels, read_volume
@@ -36,6 +34,7 @@ from medretrieval.ui.uploads import taken
 
 NO_IMAGE = "load an image first: upload one or click an example"
 NO_RESULTS = "there are no results to choose from; find similar cases first"
+CHANGED = "The image or the index was changed meanwhile; this result was dropped."
 NO_MASK = "The mask will be shown over your image."
 
 
@@ -107,7 +106,7 @@ class Actions:
             "upload": None,
             "image_status": text.status("ok", f"{query.title}: {text.size_line(query.volume)}"),
             "viewer": content.view(query, policy, "", count // 2),
-            **_sliders(count),
+            **content.sliders(count),
             "examples_panel": Props(open=False),
             "window": Props(value="", visible=True),
             "mode": "slice" if count == 1 else "rerank",
@@ -143,7 +142,7 @@ class Actions:
             "slice": number,
             "result_slice": number,
         }
-        if outcome is not None and outcome.query == query.token:
+        if outcome is not None and outcome.fits(query, session.index):
             colours = content.palette(opened)
             updates["result"] = content.result(query, outcome, policy, window, number, colours)
         found = session.found
@@ -178,7 +177,7 @@ class Actions:
         }
         if query is not None:
             count = query.slices(opened.policy)
-            updates |= _sliders(count)
+            updates |= content.sliders(count)
             updates["viewer"] = content.view(query, opened.policy, "", count // 2)
             updates["window"] = ""
         return updates
@@ -198,7 +197,8 @@ class Actions:
         started = time.perf_counter()
         opened = self.backend.open(session.index, progress)
         embedded = found.embedded if found and found.fits(query, session.index) else None
-        one = min(int(number), query.slices(opened.policy) - 1) if mode == "slice" else None
+        count = query.slices(opened.policy)
+        one = min(int(number), count - 1) if mode == "slice" else None
         if embedded is None and one is None:
             embedded = opened.index.query_embeddings(query.volume, progress=progress)
         result = opened.index.search(
@@ -209,30 +209,40 @@ class Actions:
             query_name="query",
             progress=progress,
         )
-        new = Found(
+        found = Found(
             result=result,
             query=query.token,
             index=session.index,
             k=int(k),
             slice_index=one,
-            slices=query.slices(opened.policy) if one is None else 1,
+            slices=count if one is None else 1,
+            seconds=time.perf_counter() - started,
             embedded=embedded,
         )
-        seconds = time.perf_counter() - started
-        line = text.found_line(new, query.slices(opened.policy), seconds)
+        return {"new_found": found}
+
+    def show_found(self, session: Session, number: float, new: Found | None) -> Updates:
+        """Show a finished search, unless the visitor has gone on to another image or index."""
+        if new is None:
+            return {}
+        query = session.query
+        if query is None or not new.fits(query, session.index):
+            return {"new_found": None, "search_status": text.status("warning", CHANGED)}
+        opened = self.backend.open(session.index)
+        hits = new.result.hits
+        line = text.found_line(new, query.slices(opened.policy))
         # A real image always finds something among phantoms; that must not look like an answer.
         meaningless = opened.synthetic and not query.synthetic
-        if result.hits and meaningless:
+        if hits and meaningless:
             line += " This index is synthetic: for a real image its cases have no meaning."
         return {
+            "new_found": None,
             "found": new,
             "hits": content.hit_cards(new, opened, session.cart, int(number)),
             "why": "",
-            "search_status": text.status(
-                "warning" if meaningless or not result.hits else "ok", line
-            ),
+            "search_status": text.status("warning" if meaningless or not hits else "ok", line),
             **self._about(opened),
-            "hits_file": Download(exports.HITS_FILE, exports.hits_csv(result).encode()),
+            "hits_file": Download(exports.HITS_FILE, exports.hits_csv(new.result).encode()),
             "settings_file": self._settings(query, opened, new, session.cart, session.outcome),
         }
 
@@ -326,7 +336,6 @@ class Actions:
         self,
         scope: str,
         session: Session,
-        window: str,
         number: float,
         segmenter: str,
         support_k: float,
@@ -358,18 +367,33 @@ class Actions:
             cart=tuple(item.key for item in cart),
             support_k=int(support_k),
         )
+        return {"new_outcome": outcome}
+
+    def show_outcome(
+        self, session: Session, window: str, number: float, new: Outcome | None
+    ) -> Updates:
+        """Show a finished mask, unless the visitor has gone on to another image or index."""
+        if new is None:
+            return {}
+        query = session.query
+        if query is None or not new.fits(query, session.index):
+            return {"new_outcome": None, "segment_status": text.status("warning", CHANGED)}
+        opened = self.backend.open(session.index)
+        made = new.segmentation
         colours = content.palette(opened).with_names(made.labels.names.values())
+        shown = max(0, min(int(number), query.slices(opened.policy) - 1))
         png = exports.png_bytes(made.labels)
         return {
-            "outcome": outcome,
-            "result": content.result(query, outcome, opened.policy, window, shown, colours),
+            "new_outcome": None,
+            "outcome": new,
+            "result": content.result(query, new, opened.policy, window, shown, colours),
             "result_tools": Props(visible=True),
             "result_slice": shown,
             "legend": text.legend(made.structures(), colours),
-            "segment_status": text.status("ok", text.segmented_line(outcome)),
+            "segment_status": text.status("ok", text.segmented_line(new)),
             "mask_file": Download(exports.MASK_FILE, exports.nifti_bytes(made.labels)),
             "picture_file": Download(exports.PICTURE_MASK_FILE, png, visible=png is not None),
-            "settings_file": self._settings(query, opened, session.found, cart, outcome),
+            "settings_file": self._settings(query, opened, session.found, session.cart, new),
         }
 
     def _settings(
@@ -380,21 +404,10 @@ class Actions:
             index=opened.describe(),
             found=found if found and found.fits(query, opened.key) else None,
             cart=cart,
-            outcome=outcome if outcome and outcome.query == query.token else None,
+            outcome=outcome if outcome and outcome.fits(query, opened.key) else None,
         )
         return Download(exports.SETTINGS_FILE, written.encode())
 
 
 def _names(opened: Opened) -> list[str]:
     return sorted(opened.index.manifest.vocabulary.values())
-
-
-def _sliders(count: int) -> Updates:
-    """Both slice sliders, for an image of `count` slices, in the middle."""
-    changes: Mapping[str, Any] = {
-        "maximum": max(1, count - 1),
-        "value": count // 2,
-        "visible": count > 1,
-        "label": f"Slice, 0 to {count - 1}",
-    }
-    return {"slice": Props(changes), "result_slice": Props(changes)}

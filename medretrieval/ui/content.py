@@ -15,7 +15,7 @@ from medretrieval.types import Hit, Match, SlicePolicy
 from medretrieval.ui import pictures, text
 from medretrieval.ui.backend import Example, Opened
 from medretrieval.ui.pictures import Palette
-from medretrieval.ui.session import Cart, Found, Outcome, Query
+from medretrieval.ui.session import Cart, Found, Outcome, Props, Query
 
 WINDOWS = {
     "As the index sees it": "",
@@ -65,6 +65,17 @@ def _short(title: str) -> str:
     # The heading of the group says what kind of example it is.
     bare = re.sub(r"^Synthetic | of the\b|\s*\([^)]*\)|,.*", "", title).strip()
     return bare[:1].upper() + bare[1:]
+
+
+def sliders(count: int) -> dict[str, Props]:
+    """Both slice sliders, for an image of `count` slices, in the middle."""
+    changes = {
+        "maximum": max(1, count - 1),
+        "value": count // 2,
+        "visible": count > 1,
+        "label": f"Slice, 0 to {count - 1}",
+    }
+    return {"slice": Props(changes), "result_slice": Props(changes)}
 
 
 def view(query: Query, policy: SlicePolicy, window: str, index: int) -> str:

@@ -62,6 +62,7 @@ class Found:
         query: token of the query.
         slice_index: the only slice that was searched with, None for all.
         slices: with how many slices of the query.
+        seconds: that it took.
         embedded: embeddings of all slices (`retrieval.query.QueryEmbeddings`) if they were made.
     """
 
@@ -71,6 +72,7 @@ class Found:
     k: int
     slice_index: int | None
     slices: int
+    seconds: float
     embedded: Any = None
 
     def fits(self, query: Query, index: str) -> bool:
@@ -188,6 +190,10 @@ class Outcome:
     slice_index: int | None
     cart: tuple[str, ...]  # keys; empty where the supports were retrieved for each slice
     support_k: int
+
+    def fits(self, query: Query, index: str) -> bool:
+        """Whether this was made of the same image with the same index."""
+        return (self.query, self.index) == (query.token, index)
 
     def mask(self, policy: SlicePolicy, index: int) -> np.typing.NDArray[Any]:
         """(H, W) label map of one slice at its full size, in display convention."""

@@ -14,6 +14,7 @@ from medretrieval.errors import UsageError
 from medretrieval.imaging.geometry import display_axes, orientation
 from medretrieval.types import UNKNOWN, Grid, Hit, Match, Volume
 from medretrieval.ui.pictures import Palette, data_uri
+from medretrieval.ui.session import Found, Outcome
 
 PLANES = ("sagittal", "coronal", "axial")
 # First letter: the edge at the top; second: the edge at the left (of the patient).
@@ -81,6 +82,32 @@ def label_names(text: str | None) -> dict[int, str] | None:
             )
         names[int(value)] = name
     return names or None
+
+
+def found_line(found: Found, slices: int) -> str:
+    """What a search gave, for an image of `slices` slices."""
+    hits = len(found.result.hits)
+    if not hits:
+        return "Nothing similar was found in this index."
+    what = "similar cases" if found.slice_index is None else "similar slices"
+    if found.slice_index is not None and slices > 1:
+        what = f"slices similar to your slice {found.slice_index}"
+    return f"{hits} {what}, {_took(found.seconds)}. Click a picture to see why it was found."
+
+
+def segmented_line(outcome: Outcome) -> str:
+    """What was segmented, from what, and how long it took."""
+    made = outcome.segmentation
+    if outcome.slice_index is not None:
+        what = f"slice {outcome.slice_index}"
+    else:
+        what = f"{made.slices} slice{'' if made.slices == 1 else 's'}"
+    by = "from the support set" if outcome.cart else "from annotated slices found for each slice"
+    return f"Segmented {what} {by}, {_took(made.seconds)} with {made.segmenter}."
+
+
+def _took(seconds: float) -> str:
+    return "in under 0.1 s" if seconds < 0.05 else f"in {seconds:.1f} s"
 
 
 def size_line(volume: Volume) -> str:

@@ -31,8 +31,9 @@ from medretrieval.types import (
     Volume,
     no_progress,
 )
-from medretrieval.ui.actions import Actions, Session
+from medretrieval.ui.actions import Actions
 from medretrieval.ui.backend import DEMO, DEMO_TITLE, Backend, Opened
+from medretrieval.ui.session import Session
 
 ROOT = Path(__file__).resolve().parents[2]
 POLICY = SlicePolicy(axis="axial", window="percentile", max_side=64)
@@ -209,7 +210,7 @@ class Visitor:
 
     def __init__(self, actions: Actions) -> None:
         self.actions = actions
-        self.session = Session()
+        self.session = Session(index=DEMO)
         self.shown: dict[str, Any] = {}
 
     def do(self, updates: dict[str, Any]) -> dict[str, Any]:
@@ -225,16 +226,14 @@ class Visitor:
         return self.do(self.actions.load_example(str(number), DEMO))
 
     def find(self, mode: str = "rerank", k: int = 3, number: int = 2) -> dict[str, Any]:
-        return self.do(self.actions.find(self.session, mode, k, number))
+        made = self.actions.find(self.session, mode, k, number)
+        return self.do(self.actions.show_found(self.session, number, made["new_found"]))
 
-    def segment(self, scope: str = "slice", number: int = 2, **options: Any) -> dict[str, Any]:
-        chosen = {"window": "", "segmenter": "toy", "support_k": 2, "structures": None} | options
-        return self.do(
-            self.actions.segment(
-                scope, self.session, chosen["window"], number, chosen["segmenter"],
-                chosen["support_k"], chosen["structures"],
-            )
-        )  # fmt: skip
+    def segment(
+        self, scope: str = "slice", number: int = 2, structures: list[str] | None = None
+    ) -> dict[str, Any]:
+        made = self.actions.segment(scope, self.session, number, "toy", 2, structures)
+        return self.do(self.actions.show_outcome(self.session, "", number, made["new_outcome"]))
 
 
 @pytest.fixture

@@ -15,8 +15,9 @@ import pytest
 from PIL import Image
 
 from medretrieval.errors import IndexFormatError, InputError, UsageError
-from medretrieval.ui.actions import Actions, Download, Props
+from medretrieval.ui.actions import Actions
 from medretrieval.ui.backend import DEMO
+from medretrieval.ui.session import Download, Props
 
 
 def uploaded(uploads: Path, source: Path) -> Path:
@@ -353,6 +354,21 @@ def test_a_result_of_a_former_image_is_not_shown_over_a_new_one(visitor: Any) ->
     assert "result" not in visitor.actions.show(visitor.session, "", 1)
     visitor.find()
     assert settings(visitor.shown)["segmentation"] is None
+
+
+def test_what_was_made_for_a_former_image_is_dropped(visitor: Any) -> None:
+    visitor.example(0)
+    found = visitor.actions.find(visitor.session, "count", 3, 2)["new_found"]
+    outcome = visitor.actions.segment("slice", visitor.session, 2, "toy", 2, None)["new_outcome"]
+    visitor.example(0)
+    for shown, status in (
+        (visitor.actions.show_found(visitor.session, 2, found), "search_status"),
+        (visitor.actions.show_outcome(visitor.session, "", 2, outcome), "segment_status"),
+    ):
+        assert "changed meanwhile" in shown[status]
+        assert len(shown) == 2
+    assert visitor.actions.show_found(visitor.session, 2, None) == {}
+    assert visitor.actions.show_outcome(visitor.session, "", 2, None) == {}
 
 
 def test_loading_takes_the_former_results_away(visitor: Any) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from medretrieval.errors import InputError
-from medretrieval.ui.actions import Download, Props
+from medretrieval.ui.session import Download, Props
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = ("torch", "faiss", "transformers", "datasets", "sam2")
@@ -130,7 +130,7 @@ def server(
 ) -> Iterator[str]:
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "cache"))
     page = app.Page(backend)
-    yield app.launch(page, host="127.0.0.1", port=None, wait=False)
+    yield app.launch(page, host="127.0.0.1", port=None)
     page.blocks.close(verbose=False)
 
 
@@ -229,7 +229,7 @@ def test_a_stopped_server_leaves_no_files(tmp_path: Path) -> None:
     assert run.stdout is not None
     try:
         for line in run.stdout:
-            if "Running on local URL" in line:
+            if "medretrieval is at http://127.0.0.1:" in line:
                 break
         assert list(tmp_path.glob("medretrieval-page-*"))
     finally:

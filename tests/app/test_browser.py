@@ -110,7 +110,7 @@ def address(app: ModuleType, backend: SmallDemo, cache: Path) -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_TEMP_DIR", str(cache))
         page = app.Page(backend)
-        yield app.launch(page, host="127.0.0.1", port=None, wait=False)
+        yield app.launch(page, host="127.0.0.1", port=None)
         page.blocks.close(verbose=False)
 
 
