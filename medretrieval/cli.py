@@ -188,7 +188,7 @@ def _label_names(text: str) -> dict[int, str] | None:
     names: dict[int, str] = {}
     for item in _names(text):
         value, equals, name = item.partition("=")
-        if not (equals and value.strip().isdigit() and name.strip()):
+        if not (equals and value.strip().isdecimal() and name.strip()):
             raise UsageError(
                 f"--label-names: {item!r} is not VALUE=NAME; write for example 1=RV,2=Myo,3=LV"
             )
@@ -341,7 +341,7 @@ def _search(options: argparse.Namespace) -> None:
 
 
 def _segment(options: argparse.Namespace) -> None:
-    from medretrieval.imaging import read_labels, read_volume, write_labels
+    from medretrieval.imaging import check_target, read_labels, read_volume, write_labels
     from medretrieval.metrics.segmentation import dice_per_label
     from medretrieval.pipeline import segment
     from medretrieval.retrieval.engine import open_index
@@ -353,6 +353,8 @@ def _segment(options: argparse.Namespace) -> None:
     query = read_volume(
         options.query, channel=options.channel, allow_one_slice=options.allow_one_slice
     )
+    # Before minutes of work for a mask that cannot be written.
+    check_target(out, query.grid, overwrite=options.force)
     truth = read_labels(options.truth, reference=query.grid) if options.truth else None
     result = segment(
         open_index(options.index),

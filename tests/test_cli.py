@@ -135,6 +135,26 @@ def test_segment_does_not_overwrite(
     assert out.read_bytes() == b"precious"
 
 
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [
+        ("mask.txt", "cannot write an image"),
+        ("none/mask.nii.gz", "does not exist"),
+        ("mask.png", "are a volume"),
+    ],
+)
+def test_segment_refuses_a_bad_out_before_its_work(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], out: str, message: str
+) -> None:
+    query = next((world / "query").iterdir())
+    code = main(["segment", str(world / "index"), str(query), "--out", str(tmp_path / out)])
+    printed = capsys.readouterr()
+    assert code == 2
+    assert message in printed.err
+    assert "embedding" not in printed.err
+    assert not list(tmp_path.iterdir())
+
+
 def test_info_reports_the_index(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
     info = run(capsys, "info", world / "index")
     assert info["counts"]["volumes"] == 6

@@ -24,7 +24,7 @@ from medretrieval.imaging.limits import max_bytes
 from medretrieval.imaging.readers import read_volume, stem
 from medretrieval.imaging.slices import make_slices, reduced_shape, resize_area, resize_nearest
 from medretrieval.imaging.sniff import KNOWN, sniff, suffix_of
-from medretrieval.imaging.writing import write_labels, write_volume
+from medretrieval.imaging.writing import check_target, write_labels, write_volume
 
 __all__ = [
     "AXES",
@@ -33,6 +33,7 @@ __all__ = [
     "IntensityPolicy",
     "Window",
     "apply_window",
+    "check_target",
     "describe",
     "display_axes",
     "extract",

@@ -319,11 +319,9 @@ def find_files(folder: Path) -> list[Path]:
     found = []
     for parent, directories, names in os.walk(folder):
         directories[:] = sorted(d for d in directories if not d.startswith("."))
-        found += [
-            Path(parent, name)
-            for name in sorted(names)
-            if not name.startswith(".") and not Path(parent, name).is_symlink()
-        ]
+        paths = [Path(parent, name) for name in sorted(names) if not name.startswith(".")]
+        # Pipes are no regular files either: opening one waits for its writer.
+        found += [path for path in paths if path.is_file() and not path.is_symlink()]
     return found
 
 

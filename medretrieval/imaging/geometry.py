@@ -15,6 +15,7 @@ stored axis takes the role of the world axis nearest to it (`nibabel.orientation
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -66,8 +67,16 @@ def check_affine(affine: Any, what: str) -> NDArray[np.float64]:
 
 def orientation(affine: NDArray[np.float64]) -> NDArray[np.int64]:
     """Return (3, 2): for each stored axis its nearest world axis (0 R, 1 A, 2 S) and sign +-1."""
+    return _orientation(affine.astype(np.float64).tobytes())
+
+
+@lru_cache(maxsize=256)
+def _orientation(affine: bytes) -> NDArray[np.int64]:
+    # It takes a singular value decomposition, and every slice of a volume asks for the same one.
     nearest: Any = io_orientation  # untyped
-    return np.asarray(nearest(affine), dtype=np.int64)
+    orient: NDArray[np.int64] = nearest(np.frombuffer(affine).reshape(4, 4)).astype(np.int64)
+    orient.flags.writeable = False
+    return orient
 
 
 def singleton_axis(shape: tuple[int, int, int]) -> int | None:

@@ -68,6 +68,9 @@ def sniff(path: Path, what: str) -> str:
         InputError: missing, unreadable, empty, damaged, or none of these.
     """
     try:
+        # Opening a pipe would wait for its writer, perhaps for ever.
+        if path.is_fifo() or path.is_socket():
+            raise InputError(f"{what} is a pipe or socket; expected a file: save it to one first")
         with open(path, "rb") as file:
             head = file.read(HEAD_BYTES)
     except FileNotFoundError as error:

@@ -82,13 +82,8 @@ def write_volume(volume: Volume, path: str | os.PathLike[str], *, overwrite: boo
 
 
 def _write(voxels: NDArray[Any], grid: Grid, path: Path, overwrite: bool) -> None:
+    check_target(path, grid, overwrite=overwrite)
     suffix = suffix_of(path)
-    if suffix not in (*_VOLUMES, *_PICTURES):
-        raise UsageError(
-            f"cannot write an image as {path.name!r}; expected a name ending in .nii.gz, .nii, "
-            ".png or .tif"
-        )
-    _check_target(path, overwrite)
     if suffix in _VOLUMES:
         data = _nifti_bytes(voxels, grid)
         # No time stamp in the gzip header: the same image gives the same file.
@@ -98,7 +93,20 @@ def _write(voxels: NDArray[Any], grid: Grid, path: Path, overwrite: bool) -> Non
     _write_atomically(path, content)
 
 
-def _check_target(path: Path, overwrite: bool) -> None:
+def check_target(path: Path, grid: Grid, *, overwrite: bool = False) -> None:
+    """Refuse a name under which nothing on `grid` can be written; writes nothing itself.
+
+    Raises:
+        UsageError: unknown suffix, existing file, missing folder, picture of a volume.
+    """
+    suffix = suffix_of(path)
+    if suffix not in (*_VOLUMES, *_PICTURES):
+        raise UsageError(
+            f"cannot write an image as {path.name!r}; expected a name ending in .nii.gz, .nii, "
+            ".png or .tif"
+        )
+    if suffix in _PICTURES:
+        _picture_axis(grid, suffix)
     try:
         is_folder, exists, has_parent = path.is_dir(), path.exists(), path.parent.is_dir()
     except OSError as error:
@@ -139,7 +147,8 @@ def _nifti_bytes(voxels: NDArray[Any], grid: Grid) -> bytes:
     return data
 
 
-def _picture_bytes(voxels: NDArray[Any], grid: Grid, suffix: str) -> bytes:
+def _picture_axis(grid: Grid, suffix: str) -> int:
+    """The axis along which `grid` is one slice thick."""
     axis = singleton_axis(grid.shape)
     if axis is None and grid.shape[2] == 1:
         axis = 2
@@ -148,6 +157,11 @@ def _picture_bytes(voxels: NDArray[Any], grid: Grid, suffix: str) -> bytes:
             f"{'x'.join(map(str, grid.shape))} voxels are a volume, which cannot be written "
             f"as a {suffix} picture; use .nii.gz"
         )
+    return axis
+
+
+def _picture_bytes(voxels: NDArray[Any], grid: Grid, suffix: str) -> bytes:
+    axis = _picture_axis(grid, suffix)
     buffer = BytesIO()
     picture = Image.fromarray(np.ascontiguousarray(extract(voxels, grid, axis, 0)))
     picture.save(buffer, format="PNG" if suffix == ".png" else "TIFF")

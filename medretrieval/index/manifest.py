@@ -157,6 +157,13 @@ def read_manifest(folder: Path) -> Manifest:
             newer schema than this version reads.
     """
     path = folder / MANIFEST
+    try:
+        folder.stat()
+    except FileNotFoundError:
+        pass  # said below
+    except (OSError, ValueError) as error:  # ValueError: a name that no folder can have
+        reason = getattr(error, "strerror", None) or error
+        raise IndexFormatError(f"{str(folder)!r} cannot be opened as an index: {reason}") from None
     if not folder.is_dir():
         what = "is a file" if folder.exists() else "does not exist"
         raise IndexFormatError(

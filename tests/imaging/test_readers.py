@@ -108,3 +108,12 @@ def test_importing_the_package_stays_light() -> None:
     root = str(Path(medretrieval.__file__).parents[1])
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_pipes_are_refused_and_passed_over(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "scan.nii")
+    with pytest.raises(InputError, match="pipe"):
+        read_volume(tmp_path / "scan.nii")
+    with pytest.raises(InputError, match="is empty"):
+        read_volume(tmp_path)

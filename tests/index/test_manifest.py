@@ -147,3 +147,9 @@ def test_huge_manifest_is_not_read(tmp_path: Path) -> None:
         file.truncate(1 << 40)  # sparse: it takes no space
     with pytest.raises(IndexFormatError, match="larger than"):
         read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "a\0b"])
+def test_names_that_no_folder_can_have(name: str) -> None:
+    with pytest.raises(IndexFormatError, match="cannot be opened as an index"):
+        read_manifest(Path(name))
