@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,10 @@ def main(args: Sequence[str] | None = None) -> int:
         level=logging.DEBUG if options.debug else logging.WARNING,
         format="%(levelname)s: %(message)s",
     )
+    if not options.debug:
+        # What the readers think of a file is said by our own messages.
+        warnings.simplefilter("ignore")
+        logging.getLogger("nibabel.global").setLevel(logging.ERROR)
     try:
         options.run(options)
     except MedRetrievalError as error:

@@ -11,8 +11,8 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-REQUEST_TIMEOUT_S = 4.0
-ANSWER_DEADLINE_S = 8.0
+REQUEST_TIMEOUT_S = 3.0
+ANSWER_DEADLINE_S = 5.0
 
 Answer = TypeVar("Answer")
 

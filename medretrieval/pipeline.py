@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from medretrieval import __version__
-from medretrieval.errors import IndexFormatError, UsageError
+from medretrieval.errors import IndexFormatError, UsageError, unknown_name
 from medretrieval.types import (
     UNKNOWN,
     Embedder,
@@ -332,6 +332,14 @@ class Segmentation:
         }
 
 
+def _check_labels(labels: Sequence[str] | None, index: Index) -> None:
+    """Refuse unknown labels before minutes are spent on embedding."""
+    known = set(index.store.vocabulary.values())
+    for label in labels or ():
+        if label not in known:
+            raise unknown_name("label", label, known, "medretrieval info INDEX")
+
+
 def segment(
     index: Index,
     query: Volume,
@@ -372,6 +380,7 @@ def segment(
     if supports is None:
         if support_k < 1:
             raise UsageError(f"support_k is {support_k}; at least 1 support is needed")
+        _check_labels(labels, index)
         embedded = index.query_embeddings(query, indices=indices, progress=progress)
         retrieved = index.supports_each(
             embedded.embeddings, support_k, labels=labels, exclude_patient=exclude_patient

@@ -146,8 +146,8 @@ def test_segment_does_not_overwrite(
 def test_segment_refuses_a_bad_out_before_its_work(
     world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], out: str, message: str
 ) -> None:
-    query = next((world / "query").iterdir())
-    code = main(["segment", str(world / "index"), str(query), "--out", str(tmp_path / out)])
+    target = tmp_path / out
+    code = main(["segment", str(world / "index"), str(query(world)), "--out", str(target)])
     printed = capsys.readouterr()
     assert code == 2
     assert message in printed.err
@@ -264,6 +264,7 @@ def test_one_slice_is_accepted_on_request(
     [
         (["--embedder", "efficientnet-lite1"], "did you mean efficientnet-lite0"),
         (["--label-names", "RV=1"], "1=RV,2=Myo,3=LV"),
+        (["--label-names", "\u00b2=RV"], "1=RV,2=Myo,3=LV"),
         (["--where", "split"], "COLUMN=VALUE"),
         (["--window", "ct-lungs"], "ct-lung"),
     ],

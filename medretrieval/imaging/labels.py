@@ -105,7 +105,8 @@ def read_labels(
         picture = unsigned(read_label_picture(path, what), what)
         voxels, grid = _on_slice(picture, reference, what)
     elif kind == "nifti":
-        image = read_nifti(path, what)
+        # A channel for each structure is no label map: the first alone would pass for one.
+        image = read_nifti(path, what, channel=None)
         stored: NDArray[Any] = image.voxels
         if (image.slope, image.intercept) != (1.0, 0.0):
             stored = stored.astype(np.float64) * image.slope + image.intercept

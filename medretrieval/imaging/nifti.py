@@ -238,13 +238,13 @@ def _verify_end(stream: IO[bytes], what: str) -> None:
             )
 
 
-def read_nifti(path: Path, what: str, *, channel: int = 0) -> NiftiImage:
+def read_nifti(path: Path, what: str, *, channel: int | None = 0) -> NiftiImage:
     """Read one channel of a NIfTI file, unscaled.
 
     Args:
         path: .nii or .nii.gz file; plain or gzip is recognised by content.
         what: how messages call it.
-        channel: index along the fourth axis.
+        channel: index along the fourth axis; None for a file that must have one channel only.
 
     Raises:
         InputError: not NIfTI, damaged, truncated, too large, not 2-D to 4-D, or not real numbers.
@@ -273,6 +273,11 @@ def read_nifti(path: Path, what: str, *, channel: int = 0) -> NiftiImage:
                 "the image again"
             )
         _check_size(path, int(start) + one * channels, what)
+        if channel is None and channels > 1:
+            raise InputError(
+                f"{what} has {channels} channels; expected one: save them as one 3-D image"
+            )
+        channel = channel or 0
         check_channel(channel, channels, what)
         grid = _geometry(header, head[:size], shape, what)
         stream.seek(0)

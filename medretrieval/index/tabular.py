@@ -67,6 +67,8 @@ def cases_from_table(
                 )
         except (InputError, UsageError) as error:
             errors.append(f"row {number}, {error}")
+        except OSError as error:  # such as a name too long for any file
+            errors.append(f"row {number}, column path or mask: {error.strerror or error}")
         else:
             cases.append(case)
     if errors:

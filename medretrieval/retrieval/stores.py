@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -30,6 +30,8 @@ class Store(Protocol):
 
     @property
     def manifest(self) -> Manifest: ...
+    @property
+    def vocabulary(self) -> Mapping[int, str]: ...
     @property
     def volume_ids(self) -> Sequence[str]: ...
     @property

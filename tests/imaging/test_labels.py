@@ -334,3 +334,10 @@ def test_other_inputs(tmp_path: Path, pydicom_file: Callable[[str], Path]) -> No
     ]:
         with pytest.raises(InputError, match=message):
             read_labels(path, reference=None)
+
+
+def test_mask_with_a_channel_for_each_structure_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "mask.nii.gz"
+    nib.save(nib.Nifti1Image(np.ones((4, 5, 6, 3), np.uint8), np.eye(4)), path)
+    with pytest.raises(InputError, match="3 channels"):
+        read_labels(path, reference=None)

@@ -234,6 +234,7 @@ def test_paths_start_at_the_table_or_at_root(images: Path, tmp_path: Path) -> No
         ("path,mask\nimages/a.png\n", "row 2: 1 cells, the header has 2"),
         ("path,mask\nimages/a.png,,x\n", "row 2: 3 cells, the header has 2"),
         ("path,region\n,chest\n", "row 2, column path: is empty"),
+        (f"path\n{'x' * 5000}\n", "row 2, column path or mask: File name too long"),
         ("path\nimages/a.png\nimages/z.png\n", r"row 3, column path: .*z\.png does not exist"),
         ("path,mask\nimages/a.png,masks/z.png\n", "row 2, column mask"),
         ("path,mask\nimages/a.png,masks\n", "row 2, column mask"),
