@@ -19,6 +19,7 @@ class OptionChanges(TypedDict, total=False):
     crop: CropPolicy | Box
     crop_margin: float
     flips: bool
+    closer: bool
     negatives: bool
     pointers: Pointers
 
@@ -33,6 +34,9 @@ class SegmentationOptions:
             or a `Box`. Outside the crop everything is background.
         crop_margin: what "supports" adds on every side, as a fraction of the box's own side.
         flips: also segment the mirrored query from mirrored supports and average the logits.
+        closer: segment every label that was found once more, in a crop around itself, which may
+            reach out of the first crop; see `closer.look_closer`. No effect where the crop is a
+            `Box` of one's own.
         negatives: supports that do not show a label become memories of its absence (mask all
             zero); otherwise such supports are left out for that label.
         pointers: the frame distance that SAM 2's object pointers carry. "equal": the same for all
@@ -48,6 +52,7 @@ class SegmentationOptions:
     crop: CropPolicy | Box = "none"
     crop_margin: float = 1.0
     flips: bool = False
+    closer: bool = False
     negatives: bool = True
     pointers: Pointers = "equal"
 

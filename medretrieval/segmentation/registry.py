@@ -18,6 +18,8 @@ LIST_COMMAND = "medretrieval segmenters"
 
 # Frozen, so it can be shared by specs.
 _WHOLE_PICTURES = SegmentationOptions()
+# Measured; see weights/sam2_micro.md.
+_MICRO = SegmentationOptions(crop="supports", crop_margin=0.25, closer=True)
 
 Normalisation = Literal["imagenet", "per-picture"]
 
@@ -82,6 +84,7 @@ REGISTRY: Mapping[str, SegmenterSpec] = MappingProxyType(
             license="apache-2.0",
             paper=_PAPER,
             note="small, trained on synthetic images only; works offline",
+            options=_MICRO,
         ),
         "sam2.1-hiera-tiny": SegmenterSpec(
             name="sam2.1-hiera-tiny",

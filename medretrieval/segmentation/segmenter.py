@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Unpack
 
 import numpy as np
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from medretrieval.errors import UsageError
 from medretrieval.segmentation.cache import Memory, MemoryCache
+from medretrieval.segmentation.closer import look_closer
 from medretrieval.segmentation.crop import WHOLE, Box, box_around, crop, uncrop
 from medretrieval.segmentation.labels import (
     ABSENT,
@@ -166,6 +168,9 @@ class Segmenter:
             for job, views in zip(jobs, encodings, strict=True):
                 results.append(self._segment(job, views, memories, options))
                 progress(len(results), len(images), "segmenting")
+        if options.closer and not isinstance(options.crop, Box):
+            again = partial(self.segment_batch, **{**changes, "closer": False, "crop": "none"})
+            results = look_closer(again, images, supports, results)
         return results
 
     def prepare(

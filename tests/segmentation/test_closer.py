@@ -6,7 +6,9 @@ import pytest
 from numpy.typing import NDArray
 
 from medretrieval.segmentation.closer import look_closer
+from medretrieval.segmentation.crop import Box
 from medretrieval.segmentation.labels import SliceSegmentation, merge
+from medretrieval.segmentation.segmenter import Segmenter
 from medretrieval.types import Support
 
 NAMES = {1: "a", 2: "b"}
@@ -114,3 +116,29 @@ def test_the_size_of_the_crop_does_not_depend_on_the_query() -> None:
         look_closer(second, [np.zeros((100, 100), np.uint8)], [supports], [first])
         shown.append([s.image.tobytes() for s in second.calls[0][1][0]])
     assert shown[0] == shown[1] == shown[2], "stored memories would not serve again"
+
+
+def test_the_segmenter_looks_closer_when_told_to(
+    segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[tuple[int, ...]] = []
+    encode = segmenter.network.encode
+
+    def seen(pictures: Sequence[NDArray[np.uint8]]) -> Any:
+        sizes.extend(picture.shape for picture in pictures)
+        return encode(pictures)
+
+    monkeypatch.setattr(segmenter.network, "encode", seen)
+    shape, supports = (90, 90), [support((90, 90), 45, 45), support((90, 90), 30, 60)]
+    query = (disc(shape, 40, 50, 6) * 100).astype(np.uint8)
+    plain = segmenter.segment(query, supports, labels=["a"], crop="none", closer=False)
+    assert set(sizes) == {shape}
+    assert (plain.logits > 0).any(), "random weights that find something are needed here"
+    sizes.clear()
+    closer = segmenter.segment(query, supports, labels=["a"], crop="none", closer=True)
+    assert any(size[0] < 60 for size in sizes), "no crop was encoded"
+    assert closer.logits.shape == plain.logits.shape
+    assert not np.array_equal(closer.logits, plain.logits)
+    own = Box(0.0, 0.0, 1.0, 1.0)
+    boxed = segmenter.segment(query, supports, labels=["a"], crop=own, closer=True)
+    np.testing.assert_array_equal(boxed.logits, plain.logits)
