@@ -20,9 +20,8 @@ from collections.abc import Sequence
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
-
 from medretrieval.ui.backend import INDEXES_VARIABLE, Backend, listed_indexes
-from medretrieval.ui.page import Page, launch, spaces
+from medretrieval.ui.page import DEVICE, Page, launch
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -51,7 +50,7 @@ def main(args: Sequence[str] | None = None) -> None:
     backend = Backend(
         indexes=listed_indexes(os.environ.get(INDEXES_VARIABLE)),
         allow_paths=not space and options.host in ("127.0.0.1", "localhost", "::1"),
-        device=os.environ.get("MEDRETRIEVAL_DEVICE", "cpu" if spaces is None else "cuda"),
+        device=os.environ.get("MEDRETRIEVAL_DEVICE", DEVICE),
     )
     page = Page(backend)
     print(f"medretrieval is at {launch(page, host=options.host, port=options.port)}", flush=True)

@@ -5,7 +5,7 @@ retrieved supports, and the 3-D Dice of each label (every slice counted, also th
 structure) is averaged over the query volumes. A second part searches one index of all sets and
 counts for how many query volumes the first hit is of the same set.
 
-    python benchmarks/dice.py --data ../shared/data --out runs/dice
+    python -m benchmarks.dice --data ../shared/data --out runs/dice
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from medretrieval.cli import ProgressBar, table
+from medretrieval.console import ProgressBar, table
 from medretrieval.imaging import read_labels, read_volume
 from medretrieval.metrics.segmentation import dice_per_label
 from medretrieval.pipeline import build_index, segment

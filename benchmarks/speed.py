@@ -1,7 +1,7 @@
 """How fast building, searching and segmenting are, each beside a baseline of the same run.
 
-    python benchmarks/speed.py                 all three parts
-    python benchmarks/speed.py --parts build   one of them
+    python -m benchmarks.speed                 all three parts
+    python -m benchmarks.speed --parts build   one of them
 
 Every ratio compares two things timed in alternation in this process, so that it holds on a busy
 machine too; the absolute numbers are those of this machine.
@@ -21,10 +21,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from medretrieval.cli import table
+from medretrieval.console import table
+from medretrieval.demo import demo_cases
 from medretrieval.embedders import load_embedder
 from medretrieval.index import Case, build, open_store
-from medretrieval.pipeline import demo_cases
 from medretrieval.retrieval.engine import Index
 from medretrieval.retrieval.modes import MODES
 from medretrieval.segmentation import MemoryCache, load_segmenter

@@ -10,13 +10,14 @@ import json
 import logging
 import os
 import sys
-import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from medretrieval import __version__
+from medretrieval.console import ProgressBar, plain, table
 from medretrieval.errors import MedRetrievalError, UsageError
 from medretrieval.retrieval.modes import DEFAULT_MODE, MODES
 
@@ -123,8 +124,12 @@ def parser() -> argparse.ArgumentParser:
     )
     build.add_argument("--name", help="name of the index (default: the folder's name)")
     build.add_argument("--license", default="unknown", help="licence of the images")
+    build.add_argument("--source", dest="origin", help="where the images come from, for the card")
+    build.add_argument("--split", help="which part of a data set this is, for the card")
+    build.add_argument("--float16", action="store_true", help="store embeddings at half precision")
     build.add_argument("--skip-bad", action="store_true", help="leave out unreadable cases")
     build.add_argument("--force", action="store_true", help="replace an existing OUT")
+    _weights(build)
     _one_slice(build)
 
     info = command("info", _info, "manifest, counts, size, and what checks out")
@@ -153,12 +158,27 @@ def parser() -> argparse.ArgumentParser:
     segment.add_argument(
         "--truth", type=Path, metavar="MASK", help="a known label map: report the Dice against it"
     )
+    segment.add_argument(
+        "--truth-names",
+        default="",
+        metavar="1=A,2=B",
+        help="names of the values of --truth (default: as in the index)",
+    )
     segment.add_argument("--force", action="store_true", help="replace an existing --out file")
     _query(segment)
 
     command("embedders", _embedders, "embedders, and what works on this machine now")
     command("segmenters", _segmenters, "segmenters, and what works on this machine now")
     return top
+
+
+def _weights(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "--embedder-weights",
+        type=Path,
+        metavar="PATH",
+        help="local file or folder with the embedder's weights",
+    )
 
 
 def _one_slice(sub: argparse.ArgumentParser) -> None:
@@ -172,6 +192,7 @@ def _query(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--exclude-patient", metavar="ID", help="leave this patient of the index out of the search"
     )
+    _weights(sub)
     _one_slice(sub)
 
 
@@ -189,13 +210,13 @@ def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
-def _label_names(text: str) -> dict[int, str] | None:
+def _label_names(text: str, option: str = "--label-names") -> dict[int, str] | None:
     names: dict[int, str] = {}
     for item in _names(text):
         value, equals, name = item.partition("=")
         if not (equals and value.strip().isdecimal() and name.strip()):
             raise UsageError(
-                f"--label-names: {item!r} is not VALUE=NAME; write for example 1=RV,2=Myo,3=LV"
+                f"{option}: {item!r} is not VALUE=NAME; write for example 1=RV,2=Myo,3=LV"
             )
         names[int(value)] = name.strip()
     return names or None
@@ -209,59 +230,12 @@ def _where(items: Sequence[str]) -> dict[str, str] | None:
     return {column: value for column, _, value in pairs} or None
 
 
-class ProgressBar:
-    """Draws `message  done/total` on stderr, in place on a terminal, a line a step otherwise."""
-
-    def __init__(self, *, quiet: bool) -> None:
-        self._quiet = quiet
-        self._terminal = sys.stderr.isatty()
-        self._last = ""
-        self._drawn = 0.0
-
-    def __call__(self, done: int, total: int, message: str) -> None:
-        if self._quiet:
-            return
-        now = time.monotonic()
-        finished = done >= total
-        # Neither a terminal nor a log file gains from hundreds of lines a second.
-        if not finished and now - self._drawn < (0.1 if self._terminal else 5.0):
-            return
-        self._drawn = now
-        share = done / total if total else 1.0
-        bar = "#" * round(24 * share)
-        line = f"[{bar:<24}] {done}/{total} {message}"
-        if self._terminal:
-            end = "\n" if finished else ""
-            print(f"\r{line[:100]:<{len(self._last)}}", end=end, file=sys.stderr, flush=True)
-            self._last = "" if finished else line[:100]
-        else:
-            print(line, file=sys.stderr, flush=True)
-
-
 def _print(options: argparse.Namespace, data: Any, text: Callable[[], str]) -> None:
     print(json.dumps(data, indent=2, ensure_ascii=False) if options.json else text(), flush=True)
 
 
-def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
-    """Rows as aligned text columns; missing values are shown as "-"."""
-
-    def cell(value: Any) -> str:
-        if value is None or value == "" or value == []:
-            return "-"
-        if isinstance(value, float):
-            return f"{value:.4g}"
-        return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
-
-    lines = [list(columns)] + [[cell(row.get(c)) for c in columns] for row in rows]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
-    return "\n".join(
-        "  ".join(f"{text:<{w}}" for text, w in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    )
-
-
 def _demo(options: argparse.Namespace) -> None:
-    from medretrieval.pipeline import open_demo
+    from medretrieval.demo import open_demo
 
     demo = open_demo(rebuild=options.force, progress=ProgressBar(quiet=options.quiet))
     queries = [
@@ -286,6 +260,7 @@ def _build(options: argparse.Namespace) -> None:
         options.source,
         options.out,
         embedder=options.embedder,
+        weights=options.embedder_weights,
         masks=options.masks,
         table=options.table,
         where=_where(options.where),
@@ -298,6 +273,9 @@ def _build(options: argparse.Namespace) -> None:
         index_kind=options.index_kind,
         name=options.name,
         license=options.license,
+        origin=options.origin,
+        split=options.split,
+        float16=options.float16,
         force=options.force,
         skip_bad=options.skip_bad,
         allow_one_slice=options.allow_one_slice,
@@ -310,21 +288,14 @@ def _info(options: argparse.Namespace) -> None:
     from medretrieval.index import open_store
 
     info = open_store(options.index).info()
-    _print(options, info, lambda: "\n".join(f"{key}: {_plain(v)}" for key, v in info.items()))
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key}={_plain(v)}" for key, v in value.items()) or "-"
-    if isinstance(value, (list, tuple)):
-        return ", ".join(map(_plain, value)) or "-"
-    return str(value)
+    _print(options, info, lambda: "\n".join(f"{key}: {plain(v)}" for key, v in info.items()))
 
 
 def _search(options: argparse.Namespace) -> None:
     from medretrieval.retrieval.engine import open_index
 
-    result = open_index(options.index).search(
+    index = open_index(options.index, weights=options.embedder_weights)
+    result = index.search(
         options.query,
         mode=options.mode,
         k=options.k,
@@ -335,6 +306,7 @@ def _search(options: argparse.Namespace) -> None:
         exclude_patient=options.exclude_patient,
         channel=options.channel,
         allow_one_slice=options.allow_one_slice,
+        progress=ProgressBar(quiet=options.quiet),
     )
     data = result.to_json()
     columns = ["query_slice", "rank", "volume_id", "slice_index", "score", "modality", "region"]
@@ -347,24 +319,30 @@ def _search(options: argparse.Namespace) -> None:
 
 def _segment(options: argparse.Namespace) -> None:
     from medretrieval.imaging import check_target, read_labels, read_volume, write_labels
-    from medretrieval.metrics.segmentation import dice_per_label
-    from medretrieval.pipeline import segment
+    from medretrieval.pipeline import cache_dir, segment
     from medretrieval.retrieval.engine import open_index
-    from medretrieval.segmentation import load_segmenter
+    from medretrieval.segmentation import MemoryCache, load_segmenter
 
     out = Path(options.out)
-    if out.exists() and not options.force:
-        raise UsageError(f"{out} exists already; choose another --out or add --force")
     query = read_volume(
         options.query, channel=options.channel, allow_one_slice=options.allow_one_slice
     )
     # Before minutes of work for a mask that cannot be written.
     check_target(out, query.grid, overwrite=options.force)
-    truth = read_labels(options.truth, reference=query.grid) if options.truth else None
+    index = open_index(options.index, weights=options.embedder_weights)
+    truth = None
+    if options.truth:
+        names = _label_names(options.truth_names, "--truth-names")
+        truth = read_labels(options.truth, reference=query.grid)
+        truth = replace(truth, names=names or index.store.vocabulary)
     result = segment(
-        open_index(options.index),
+        index,
         query,
-        segmenter=load_segmenter(options.segmenter, checkpoint=options.checkpoint),
+        segmenter=load_segmenter(
+            options.segmenter,
+            checkpoint=options.checkpoint,
+            cache=MemoryCache(folder=cache_dir() / "memories"),
+        ),
         support_k=options.support_k,
         labels=options.labels,
         indices=None if options.slice is None else [options.slice],
@@ -373,14 +351,17 @@ def _segment(options: argparse.Namespace) -> None:
     )
     write_labels(result.labels, out, overwrite=options.force)
     data = {"query": query.name, "mask": str(out), **result.to_json()}
+    columns = ["value", "name", "voxels", "ml"]
     if truth is not None:
-        names = result.labels.names
-        scores = dice_per_label(result.labels.voxels, truth.voxels, labels=sorted(names))
-        data["dice"] = {names[value]: score for value, score in scores.items()}
-    for row in data["labels"]:
-        row["dice"] = data.get("dice", {}).get(row["name"])
-    columns = ["value", "name", "voxels", "ml"] + (["dice"] if truth is not None else [])
-    _print(options, data, lambda: f"{out}\n{table(data['labels'], columns)}")
+        data["dice"] = result.dice(truth)
+        columns.append("dice")
+    rows = [
+        {**row, "dice": data.get("dice", {}).get(row["name"])}
+        for row in data["labels"]
+        if row["voxels"] or row["name"] in data.get("dice", {})
+    ]
+    found = table(rows, columns) if rows else "nothing was found"
+    _print(options, data, lambda: f"{out}\n{found}")
 
 
 def _embedders(options: argparse.Namespace) -> None:

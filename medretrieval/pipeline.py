@@ -1,4 +1,4 @@
-"""The whole way through the product: build an index, open the demo, segment a query.
+"""The whole way through the product: build an index, segment a query.
 
 The packages below know one subject each; this module connects them. The command line and the page
 call it and add nothing of their own.
@@ -6,10 +6,9 @@ call it and add nothing of their own.
 
 from __future__ import annotations
 
-import logging
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -17,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from medretrieval import __version__
-from medretrieval.errors import IndexFormatError, UsageError, unknown_name
+from medretrieval.errors import UsageError, unknown_name
+from medretrieval.metrics.segmentation import dice
 from medretrieval.types import (
     UNKNOWN,
     Embedder,
@@ -32,18 +31,12 @@ from medretrieval.types import (
 )
 
 if TYPE_CHECKING:
-    from medretrieval.index import Case, IndexStore
     from medretrieval.retrieval.engine import Index
     from medretrieval.segmentation.volume import BatchSegmenter
-
-logger = logging.getLogger(__name__)
 
 DEFAULT_EMBEDDER = "efficientnet-lite0"
 DEFAULT_SEGMENTER = "sam2-micro"
 DEFAULT_SUPPORT_K = 8
-
-DEMO_SEEDS = range(6)  # cases of the index, per kind
-DEMO_QUERY_SEED = 1000  # a case that is not in the index
 
 
 def cache_dir() -> Path:
@@ -62,6 +55,7 @@ def build_index(
     out: str | Path,
     *,
     embedder: str | Embedder = DEFAULT_EMBEDDER,
+    weights: str | Path | None = None,
     masks: str | Path | None = None,
     table: str | Path | None = None,
     where: Mapping[str, str] | None = None,
@@ -74,6 +68,9 @@ def build_index(
     index_kind: str = "flat",
     name: str | None = None,
     license: str = UNKNOWN,
+    origin: str | None = None,
+    split: str | None = None,
+    float16: bool = False,
     force: bool = False,
     skip_bad: bool = False,
     allow_one_slice: bool = False,
@@ -91,6 +88,10 @@ def build_index(
         labels_from_folders: the sub-folder of a case is a label of it.
         channel: which channel of 4-D volumes.
         label_names: mask value -> name, for cases that do not name their labels themselves.
+        weights: local file or folder with the embedder's weights.
+        license, origin, split: of the images; they go into the manifest and the card. The origin
+            defaults to the name of the source folder.
+        float16: store the embeddings at half precision.
         slices: how slices are made; stored in the index, a query gets the same.
         skip_bad: leave out cases that cannot be read (they are logged) instead of failing.
 
@@ -137,149 +138,26 @@ def build_index(
     return build(
         cases,
         Path(out),
-        embedder=_embedder(embedder),
+        embedder=_embedder(embedder, weights),
         slices=slices or SlicePolicy(),
         index_kind=index_kind,
         name=name or Path(out).resolve().name,
         license=license,
-        source=source.resolve().name,
+        source=origin or source.resolve().name,
+        split=split,
+        float16=float16,
         force=force,
         skip_bad=skip_bad,
         progress=progress,
     )
 
 
-def _embedder(embedder: str | Embedder) -> Embedder:
+def _embedder(embedder: str | Embedder, weights: str | Path | None = None) -> Embedder:
     if not isinstance(embedder, str):
         return embedder
     from medretrieval.embedders import load_embedder
 
-    return load_embedder(embedder)
-
-
-@dataclass(frozen=True, kw_only=True)
-class DemoQuery:
-    """A query that the demo offers.
-
-    Attributes:
-        truth: label map of the query, None where there is none.
-        synthetic: True for phantoms, False for the sample files that pydicom carries.
-    """
-
-    title: str
-    path: Path
-    truth: Path | None
-    synthetic: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class Demo:
-    """The built-in demo: an index of synthetic phantoms, and queries that are not in it."""
-
-    index: Path
-    queries: tuple[DemoQuery, ...]
-
-
-def demo_cases(kinds: Iterable[str], seeds: Iterable[int]) -> list[Case]:
-    """Phantom cases of every kind and seed, made when they are loaded."""
-    from medretrieval.index import Case
-    from medretrieval.phantoms import KINDS, make_case
-
-    def case(kind: str, seed: int) -> Case:
-        def load() -> tuple[Volume, LabelVolume | None]:
-            made = make_case(kind, seed)
-            return made.volume, made.labels
-
-        spec = KINDS[kind]
-        return Case(
-            volume_id=f"synthetic-{kind}-{seed:03d}",
-            patient_id=f"synthetic-{kind}-{seed:03d}",
-            modality=spec.modality,
-            region=spec.region,
-            labels=(),
-            label_names=dict(spec.labels),
-            load=load,
-        )
-
-    seeds = list(seeds)
-    return [case(kind, seed) for kind in kinds for seed in seeds]
-
-
-def open_demo(*, rebuild: bool = False, progress: Progress = no_progress) -> Demo:
-    """Build the demo on first use, afterwards only check it; return its paths.
-
-    The folder's name carries the version of the package: a new version makes its own demo.
-    """
-    from medretrieval.index import build, open_store
-    from medretrieval.phantoms import KINDS
-
-    folder = cache_dir() / f"demo-{__version__}"
-    index = folder / "index"
-    if rebuild or not _usable(index):
-        folder.mkdir(parents=True, exist_ok=True)
-        build(
-            demo_cases(KINDS, DEMO_SEEDS),
-            index,
-            embedder=_embedder(DEFAULT_EMBEDDER),
-            slices=SlicePolicy(),
-            index_kind="flat",
-            name="medretrieval-demo",
-            license="apache-2.0",
-            source="synthetic phantoms, computed from formulas; no patient data",
-            force=True,
-            progress=progress,
-        )
-    return Demo(index=index, queries=_demo_queries(folder / "queries", open_store(index)))
-
-
-def _usable(index: Path) -> bool:
-    from medretrieval.index import open_store
-
-    try:
-        open_store(index)
-    except IndexFormatError as error:
-        if index.exists():
-            logger.warning("the demo index is damaged and is built again: %s", error)
-        return False
-    return True
-
-
-def _demo_queries(folder: Path, store: IndexStore) -> tuple[DemoQuery, ...]:
-    from pydicom.data import get_testdata_file
-
-    from medretrieval.imaging import write_labels, write_volume
-    from medretrieval.phantoms import KINDS, make_case
-
-    folder.mkdir(parents=True, exist_ok=True)
-    value_of = {name: value for value, name in store.vocabulary.items()}
-    queries = []
-    for kind, spec in KINDS.items():
-        suffix = ".png" if spec.axis == "picture" else ".nii.gz"
-        path, truth = folder / f"{kind}{suffix}", folder / f"{kind}-truth{suffix}"
-        if not (path.exists() and truth.exists()):
-            case = make_case(kind, DEMO_QUERY_SEED)
-            # The same structure has the same value in the index, the truth and a mask made here.
-            values = np.zeros(max(case.labels.names) + 1, np.uint8)
-            for value, name in case.labels.names.items():
-                values[value] = value_of[name]
-            labels = LabelVolume(
-                voxels=values[case.labels.voxels],
-                grid=case.labels.grid,
-                names={int(values[v]): name for v, name in case.labels.names.items()},
-            )
-            write_labels(labels, truth, overwrite=True)
-            write_volume(case.volume, path, overwrite=True)
-        queries.append(DemoQuery(title=spec.title, path=path, truth=truth, synthetic=True))
-    for title, file in (
-        ("CT slice (real, pydicom's sample)", "CT_small.dcm"),
-        ("MR slice (real, pydicom's sample)", "MR_small.dcm"),
-    ):
-        found = get_testdata_file(file, download=False)
-        if found is not None:
-            queries.append(
-                DemoQuery(title=title, path=Path(str(found)), truth=None, synthetic=False)
-            )
-    return tuple(queries)
+    return load_embedder(embedder, weights=None if weights is None else Path(weights))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -318,6 +196,31 @@ class Segmentation:
                 }
             )
         return rows
+
+    def dice(self, truth: LabelVolume) -> dict[str, float]:
+        """Dice of each structure that the truth or this label map shows, matched by name.
+
+        Args:
+            truth: on the same grid; its values may differ from those here.
+
+        Raises:
+            UsageError: the truth has a value without a name.
+        """
+        unnamed = sorted(set(np.unique(truth.voxels).tolist()) - set(truth.names) - {0})
+        if unnamed:
+            raise UsageError(
+                f"the truth has the values {unnamed}, which have no name in the index; name them, "
+                "as in --truth-names 1=RV,2=Myo,3=LV"
+            )
+        value_of = {name: value for value, name in truth.names.items()}
+        own_value = {name: value for value, name in self.labels.names.items()}
+        scores = {}
+        for name in sorted(value_of.keys() | own_value.keys()):
+            found = self.labels.voxels == own_value.get(name, -1)
+            wanted = truth.voxels == value_of.get(name, -1)
+            if found.any() or wanted.any():
+                scores[name] = dice(found, wanted)
+        return scores
 
     def to_json(self) -> dict[str, Any]:
         return {

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from medretrieval.cli import main
+from medretrieval.demo import Demo, open_demo
 from medretrieval.imaging import read_labels, read_volume
 from medretrieval.metrics.segmentation import dice_per_label
 from medretrieval.phantoms import KINDS
-from medretrieval.pipeline import Demo, open_demo, segment
+from medretrieval.pipeline import segment
 from medretrieval.retrieval.engine import Index, open_index
 from medretrieval.segmentation.baselines import MaskCopy
 

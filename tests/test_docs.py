@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from medretrieval.cli import parser
+from medretrieval.demo import demo_cases
 from medretrieval.imaging import write_volume
 from medretrieval.index import build
 from medretrieval.phantoms import make_case
-from medretrieval.pipeline import demo_cases
 from medretrieval.types import SlicePolicy
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -21,7 +21,9 @@ LAYERS = (
     {"embedders", "index", "phantoms"},
     {"retrieval", "segmentation"},
     {"pipeline"},
+    {"demo"},
     {"evaluation"},
+    {"console"},
     {"ui", "cli", "__main__"},
 )
 DEPTH = {name: depth for depth, names in enumerate(LAYERS) for name in names}

@@ -10,6 +10,13 @@ from medretrieval.types import RESEARCH_ONLY
 
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 _LARGE = "1M<n<10M"
+# Of the Hub's identifiers, those that data sets of images use.
+_LICENSES = {
+    *("apache-2.0", "mit", "bsd-3-clause", "cc0-1.0", "pddl", "odbl", "odc-by", "unknown"),
+    *("cc-by-2.0", "cc-by-3.0", "cc-by-4.0", "cc-by-sa-3.0", "cc-by-sa-4.0", "cc-by-nd-4.0"),
+    *("cc-by-nc-2.0", "cc-by-nc-3.0", "cc-by-nc-4.0", "cc-by-nc-sa-3.0", "cc-by-nc-sa-4.0"),
+    *("cc-by-nc-nd-3.0", "cc-by-nc-nd-4.0"),
+}
 _LISTED = 40
 
 
@@ -32,7 +39,7 @@ def _front_matter(m: Manifest) -> str:
     return "\n".join(
         [
             "---",
-            f"license: {json.dumps(m.license)}",
+            *_license(m.license),
             f"pretty_name: {json.dumps(m.name, ensure_ascii=False)}",
             "task_categories:",
             "- image-feature-extraction",
@@ -54,6 +61,14 @@ def _front_matter(m: Manifest) -> str:
     )
 
 
+def _license(text: str) -> list[str]:
+    """The licence as the Hub wants it: one of its identifiers, or "other" with a name."""
+    identifier = text.strip().lower()
+    if identifier in _LICENSES:
+        return [f"license: {identifier}"]
+    return ["license: other", f"license_name: {json.dumps(text, ensure_ascii=False)}"]
+
+
 def _body(m: Manifest) -> str:
     counts, embedder = m.counts, m.embedder
     parameters = ", ".join(f"{k} {v}" for k, v in m.index_parameters.items())
@@ -72,6 +87,8 @@ An index of medical images for retrieval by similarity and for segmentation from
 made with medretrieval {m.medretrieval_version}.
 
 **{RESEARCH_ONLY}**
+
+Images: **{_plain(m.source)}**.
 
 ## What is inside
 
@@ -107,9 +124,10 @@ made with medretrieval {m.medretrieval_version}.
 
 ## How to load it
 
-In the app: choose this folder, or its Hub id, as the index.
+In the app: type the path of this folder as the index, or start the app with
+`MEDRETRIEVAL_INDEXES` set to it.
 
-In Python, with `index` as the folder or Hub id:
+In Python, with `index` as the path of this folder:
 
 ```python
 from medretrieval import open_index
@@ -119,7 +137,7 @@ for hit in index.search("query.nii.gz", mode="slice", k=5).hits:
     print(hit.rank, hit.volume_id, hit.slice_index, hit.score, hit.labels)
 ```
 
-As a table of images, without medretrieval:
+As a table of images, without medretrieval (a Hub id serves as well):
 
 ```python
 from datasets import load_dataset

@@ -247,8 +247,10 @@ class IndexStore:
         return {
             "path": str(self.path),
             **m,
-            "files": len(files) + 1,
+            "files": len(files),
             "bytes": sum(entry["bytes"] for entry in files.values()),
+            # An index that fails a check does not open.
+            "checked": ["schema", "file list", "sha256", "rows", "counts", "dimension", "norms"],
             "stored_faiss_index": FAISS_FILE in files and (self.path / FAISS_FILE).exists(),
         }
 

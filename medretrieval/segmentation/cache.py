@@ -18,6 +18,7 @@ from torch import Tensor
 logger = logging.getLogger(__name__)
 
 DEFAULT_BYTES = 512 * 1024**2
+DEFAULT_FOLDER_BYTES = 2 * 1024**3
 _FORMAT = "medretrieval-memory-1"
 
 
@@ -52,14 +53,23 @@ class MemoryCache:
         max_bytes: what is kept in this process, at most.
         folder: also write every memory to `<folder>/<key>.safetensors`, and look there. A file
             that is damaged is logged, ignored and written again. None: nothing on disk.
+        max_folder_bytes: the oldest files beyond this are deleted when a cache is made.
     """
 
-    def __init__(self, *, max_bytes: int = DEFAULT_BYTES, folder: Path | str | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        max_bytes: int = DEFAULT_BYTES,
+        folder: Path | str | None = None,
+        max_folder_bytes: int = DEFAULT_FOLDER_BYTES,
+    ) -> None:
         self.max_bytes = max_bytes
         self.folder = None if folder is None else Path(folder)
         self._kept: OrderedDict[str, Memory] = OrderedDict()
         self._bytes = 0
         self._lock = threading.Lock()
+        if self.folder is not None:
+            _shrink(self.folder, max_folder_bytes)
 
     @property
     def nbytes(self) -> int:
@@ -139,3 +149,17 @@ class MemoryCache:
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
+
+
+def _shrink(folder: Path, max_bytes: int) -> None:
+    """Delete the oldest memories in `folder` until the rest take at most `max_bytes`."""
+    try:
+        stats = [(path, path.stat()) for path in folder.glob("*.safetensors")]
+        total = sum(stat.st_size for _, stat in stats)
+        for path, stat in sorted(stats, key=lambda item: item[1].st_mtime_ns):
+            if total <= max_bytes:
+                break
+            path.unlink(missing_ok=True)
+            total -= stat.st_size
+    except OSError as error:
+        logger.warning("old memories in %s cannot be deleted: %s", folder, error)

@@ -169,7 +169,8 @@ class Segmenter:
                 results.append(self._segment(job, views, memories, options))
                 progress(len(results), len(images), "segmenting")
         if options.closer and not isinstance(options.crop, Box):
-            again = partial(self.segment_batch, **{**changes, "closer": False, "crop": "none"})
+            second: OptionChanges = {**changes, "closer": False, "crop": "none"}
+            again = partial(self.segment_batch, **second)
             results = look_closer(again, images, supports, results)
         return results
 

@@ -1,4 +1,4 @@
-"""What the page shows, without the page: pictures, captions, exports, sessions.
+"""The page, and what it shows.
 
-Nothing here imports gradio. `app.py` connects these functions to the components.
+Only `components`, `wiring`, `endpoints` and `page` import gradio; the rest works without a server.
 """

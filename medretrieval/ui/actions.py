@@ -113,6 +113,7 @@ class Actions:
             "hits": text.placeholder("Ready to search", "Press the button above."),
             "why": "",
             "search_status": "",
+            "segment_slice": Props(value=f"Segment this {'slice' if count > 1 else 'image'}"),
             "segment_volume": Props(visible=count > 1),
             "hits_file": Download(exports.HITS_FILE, None),
             "settings_file": Download(exports.SETTINGS_FILE, None),
@@ -129,8 +130,14 @@ class Actions:
             "picture_file": Download(exports.PICTURE_MASK_FILE, None, visible=False),
         }
 
-    def show(self, session: Session, window: str, number: float) -> Updates:
-        """Show another slice, or another window, of the image and of the result."""
+    def show(
+        self, session: Session, window: str, number: float, *, follower: str | None = None
+    ) -> Updates:
+        """Show another slice, or another window, of the image and of the result.
+
+        `follower` names the other slider. The one that the visitor moves is left alone: it may
+        be further on by the time of the answer, and would be drawn back.
+        """
         query, outcome = session.query, session.outcome
         if query is None:
             raise UsageError(NO_IMAGE)
@@ -139,8 +146,7 @@ class Actions:
         number = max(0, min(int(number), query.slices(policy) - 1))
         updates: Updates = {
             "viewer": content.view(query, policy, window, number),
-            "slice": number,
-            "result_slice": number,
+            **({follower: number} if follower else {}),
         }
         if outcome is not None and outcome.fits(query, session.index):
             colours = content.palette(opened)
@@ -230,11 +236,8 @@ class Actions:
             return {"new_found": None, "search_status": text.status("warning", CHANGED)}
         opened = self.backend.open(session.index)
         hits = new.result.hits
-        line = text.found_line(new, query.slices(opened.policy))
-        # A real image always finds something among phantoms; that must not look like an answer.
         meaningless = opened.synthetic and not query.synthetic
-        if hits and meaningless:
-            line += " This index is synthetic: for a real image its cases have no meaning."
+        line = text.found_line(new, query.slices(opened.policy), meaningless=meaningless)
         return {
             "new_found": None,
             "found": new,
@@ -383,6 +386,8 @@ class Actions:
         colours = content.palette(opened).with_names(made.labels.names.values())
         shown = max(0, min(int(number), query.slices(opened.policy) - 1))
         png = exports.png_bytes(made.labels)
+        meaningless = not query.synthetic and self.backend.from_phantoms(new)
+        line = text.segmented_line(new, query.slices(opened.policy), meaningless=meaningless)
         return {
             "new_outcome": None,
             "outcome": new,
@@ -390,7 +395,7 @@ class Actions:
             "result_tools": Props(visible=True),
             "result_slice": shown,
             "legend": text.legend(made.structures(), colours),
-            "segment_status": text.status("ok", text.segmented_line(new)),
+            "segment_status": text.status("warning" if meaningless else "ok", line),
             "mask_file": Download(exports.MASK_FILE, exports.nifti_bytes(made.labels)),
             "picture_file": Download(exports.PICTURE_MASK_FILE, png, visible=png is not None),
             "settings_file": self._settings(query, opened, session.found, session.cart, new),

@@ -18,10 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medretrieval import pipeline
+from medretrieval.demo import Demo, DemoQuery, open_demo
 from medretrieval.errors import UsageError
 from medretrieval.imaging import make_slices, read_volume, slice_axis
 from medretrieval.types import Hit, Match, Progress, SlicePolicy, Support, Volume, no_progress
-from medretrieval.ui.session import CartItem
+from medretrieval.ui.session import CartItem, Outcome
 from medretrieval.ui.text import aspect
 
 DEMO = "demo"
@@ -132,12 +133,12 @@ class Example:
         aspect: width divided by height as it should look.
     """
 
-    query: pipeline.DemoQuery
+    query: DemoQuery
     image: NDArray[np.uint8]
     aspect: float
 
 
-def examples(queries: Iterable[pipeline.DemoQuery]) -> list[Example]:
+def examples(queries: Iterable[DemoQuery]) -> list[Example]:
     """Read the example queries and take a picture of each.
 
     Raises:
@@ -197,9 +198,17 @@ class Backend:
         """(title, key) of every index that the page offers."""
         return [(DEMO_TITLE, DEMO), *((title, title) for title in self._listed)]
 
-    def demo(self, progress: Progress = no_progress) -> pipeline.Demo:
+    def demo(self, progress: Progress = no_progress) -> Demo:
         """The built-in demo, built on first use."""
-        return self._once.get("demo", lambda p: pipeline.open_demo(progress=p), progress)
+
+        def make(report: Progress) -> Demo:
+            return open_demo(
+                progress=lambda done, total, message: report(
+                    done, total, f"building the demo, only once: {message}"
+                )
+            )
+
+        return self._once.get("demo", make, progress)
 
     def examples(self, progress: Progress = no_progress) -> list[Example]:
         """The demo's queries with their pictures."""
@@ -238,6 +247,11 @@ class Backend:
 
         title = DEMO_TITLE if key == DEMO else key
         return Opened(key=key, title=title, index=open_index(path), synthetic=key == DEMO)
+
+    def from_phantoms(self, outcome: Outcome) -> bool:
+        """Whether any annotated slice that a mask was made from is synthetic."""
+        sources = {key.rpartition("/")[0] for key in outcome.cart} or {outcome.index}
+        return any(opened.synthetic for opened in map(self.opened, sources) if opened)
 
     def segmenters(self) -> list[dict[str, Any]]:
         """The segmenters and what works on this machine (`medretrieval segmenters`)."""

@@ -156,7 +156,7 @@ class Components:
                     label="Image", height=96, min_width=120, elem_id="mr-own-image"
                 )
                 self.own_mask = gr.File(
-                    label="Mask (NIfTI, PNG)", height=96, min_width=120, elem_id="mr-own-mask"
+                    label="Mask", height=96, min_width=120, elem_id="mr-own-mask"
                 )
             self.own_names = gr.Textbox(
                 label="Names of the mask values",

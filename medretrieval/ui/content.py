@@ -98,7 +98,9 @@ def result(
             aspect=base.aspect,
             alt=f"{base.alt} Segmented on it: {shown}.",
             edges=base.edges,
-            note=base.note,
+            note=base.note
+            if mask.any()
+            else f"{base.note} · no structure found on it".lstrip(" ·"),
             overlay=over,
         ),
         comparison=True,
@@ -152,12 +154,14 @@ def hit_cards(found: Found, opened: Opened, cart: Cart, shown: int | None) -> st
         taken = opened.cart_key(row) in inside
         labels = opened.index.store.labels[row]
         return text.Card(
-            key=f"{hit.rank}:{match.slice_index}",
+            key=f"{hit.rank}:{match.slice_index}:{match.query_slice}",
             image=row_picture(opened, row),
             alt=f"Hit {hit.rank}: {hit.volume_id}, slice {match.slice_index}. Show why",
             lines=text.caption(hit, match, labels, found.result.mode, found.slices),
             action="add",
-            button=("\u2713 in the set" if taken else "+ add") if annotated else "not annotated",
+            button=("\u2713 in the set" if taken else "+ add to set")
+            if annotated
+            else "not annotated",
             describe=f"Add slice {match.slice_index} of {hit.volume_id} to the support set",
             badge=str(hit.rank),
             active=taken or not annotated,
@@ -223,12 +227,14 @@ def about(opened: Opened) -> str:
     """What is in an index, what made it, and what it is not good for."""
     m = opened.index.manifest
     counts = m.counts
+    cases = f"{counts.volumes} cases of {counts.patients} patients"
+    if opened.synthetic:
+        cases = f"{counts.volumes} synthetic cases"
     rows = {
         "Index": m.name,
-        "Contents": f"{counts.volumes} cases of {counts.patients} patients, "
-        f"{counts.slices} slices, {counts.annotated_slices} of them annotated",
-        "Modalities": _listing(m.modalities),
-        "Regions": _listing(m.regions),
+        "Contents": f"{cases}, {counts.slices} slices, {counts.annotated_slices} of them annotated",
+        "Modalities": f"{_listing(m.modalities)} slices",
+        "Regions": f"{_listing(m.regions)} slices",
         "Structures": ", ".join(m.vocabulary.values()) or "none",
         "Embedder": f"{m.embedder.name} ({m.embedder.dim} numbers a slice); your image is compared "
         "with the same one",

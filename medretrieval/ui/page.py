@@ -17,11 +17,12 @@ from medretrieval.ui.components import KEPT_SECONDS, Components
 from medretrieval.ui.endpoints import Endpoints
 from medretrieval.ui.wiring import Wiring, reporting
 
+try:
     import spaces
 except ImportError:  # anywhere but on a Space with ZeroGPU
     spaces = None
 
-
+DEVICE = "cpu" if spaces is None else "cuda"
 MAX_UPLOAD = os.environ.get("MEDRETRIEVAL_MAX_UPLOAD", "600mb")
 SESSIONS = 40  # whose state is held in memory at the same time
 

@@ -83,15 +83,14 @@ class Found:
         """The hit and the pair of slices that a card stands for.
 
         Args:
-            key: "<rank>:<slice_index>" of the database slice, as `cards` makes it.
+            key: "<rank>:<slice_index>:<query_slice>", as `content.hit_cards` makes it.
 
         Raises:
             UsageError: no hit of this search shows that slice.
         """
-        rank, _, number = key.partition(":")
         for hit in self.result.hits:
             for match in hit.matches:
-                if (str(hit.rank), str(match.slice_index)) == (rank, number):
+                if key == f"{hit.rank}:{match.slice_index}:{match.query_slice}":
                     return hit, match
         raise UsageError("that case is not among the results any more; search again")
 

@@ -84,26 +84,48 @@ def label_names(text: str | None) -> dict[int, str] | None:
     return names or None
 
 
-def found_line(found: Found, slices: int) -> str:
-    """What a search gave, for an image of `slices` slices."""
+def found_line(found: Found, slices: int, *, meaningless: bool = False) -> str:
+    """What a search gave, for an image of `slices` slices.
+
+    `meaningless`: it was a search for a real image among phantoms. Something is always found
+    there, and must not look like an answer.
+    """
     hits = len(found.result.hits)
     if not hits:
         return "Nothing similar was found in this index."
     what = "similar cases" if found.slice_index is None else "similar slices"
     if found.slice_index is not None and slices > 1:
         what = f"slices similar to your slice {found.slice_index}"
-    return f"{hits} {what}, {_took(found.seconds)}. Click a picture to see why it was found."
+    if hits == 1:
+        what = what.replace("cases", "case").replace("slices", "slice", 1)
+    line = f"{hits} {what}, {_took(found.seconds)}. Click a picture to see why it was found."
+    if hits < found.k and found.slice_index is None:
+        line += " In no other case is the best match of any of your slices."
+    if meaningless:
+        line += " This index is synthetic: for a real image its cases have no meaning."
+    return line
 
 
-def segmented_line(outcome: Outcome) -> str:
-    """What was segmented, from what, and how long it took."""
+def segmented_line(outcome: Outcome, slices: int, *, meaningless: bool = False) -> str:
+    """What was segmented of an image of `slices` slices, from what, and how long it took.
+
+    `meaningless`: it is a real image, segmented from phantoms.
+    """
     made = outcome.segmentation
-    if outcome.slice_index is not None:
+    if slices == 1:
+        what = "your image"
+    elif outcome.slice_index is not None:
         what = f"slice {outcome.slice_index}"
     else:
         what = f"{made.slices} slice{'' if made.slices == 1 else 's'}"
-    by = "from the support set" if outcome.cart else "from annotated slices found for each slice"
-    return f"Segmented {what} {by}, {_took(made.seconds)} with {made.segmenter}."
+    one = slices == 1 or outcome.slice_index is not None
+    by = f"from annotated slices found for {'it' if one else 'each slice'}"
+    if outcome.cart:
+        by = "from the support set"
+    line = f"Segmented {what} {by}, {_took(made.seconds)} with {made.segmenter}."
+    if meaningless:
+        line += " Those slices are synthetic: on a real image the mask has no meaning."
+    return line
 
 
 def _took(seconds: float) -> str:

@@ -73,8 +73,8 @@ class Wiring:
         sliders = "viewer slice result_slice window"
         carts = "cart cart_view hits segment_status structures settings_file"
         loaded = (
-            f"query found upload mode hits why search_status segment_volume {sliders} {files} "
-            "examples_panel"
+            "query found upload examples_panel mode hits why search_status "
+            f"segment_slice segment_volume {sliders} {files}"
         )
         choosing = f"found hits why search_status structures {about} {sliders} {files}"
 
@@ -91,14 +91,16 @@ class Wiring:
             page.examples.click, lambda event, index: act.load_example(event.key, index),
             [page.index], f"{loaded} {unsegmented}", "image_status", shown=page.viewer, event=True,
         )  # fmt: skip
-        for slider in (page.slice, page.result_slice):
+        for moved, follower in (("slice", "result_slice"), ("result_slice", "slice")):
+            slider = getattr(page, moved)
             self.on(
-                slider.input, with_session(act.show), [*session, page.window, slider],
-                "viewer result slice result_slice hits", "image_status", trigger_mode="always_last",
+                slider.input, with_session(functools.partial(act.show, follower=follower)),
+                [*session, page.window, slider], f"viewer result hits {follower}", "image_status",
+                trigger_mode="always_last",
             )  # fmt: skip
         self.on(
             page.window.input, with_session(act.show), [*session, page.window, page.slice],
-            "viewer result slice result_slice hits", "image_status",
+            "viewer result hits", "image_status",
         )  # fmt: skip
         self.on(
             page.index.input, act.choose_index, [page.index, page.query],

@@ -16,7 +16,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from medretrieval import pipeline
+from medretrieval.demo import Demo, DemoQuery
 from medretrieval.imaging import write_volume
 from medretrieval.index import Case, build, open_store
 from medretrieval.retrieval.engine import Index
@@ -147,7 +147,7 @@ def index_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def queries(tmp_path_factory: pytest.TempPathFactory) -> tuple[pipeline.DemoQuery, ...]:
+def queries(tmp_path_factory: pytest.TempPathFactory) -> tuple[DemoQuery, ...]:
     folder = tmp_path_factory.mktemp("queries")
     voxels, _ = block(9, (2, 2))
     volume = Volume(voxels=voxels, grid=Grid(shape=voxels.shape, affine=AFFINE), modality="CT")
@@ -156,31 +156,29 @@ def queries(tmp_path_factory: pytest.TempPathFactory) -> tuple[pipeline.DemoQuer
     picture[5:20, 5:25] = 220
     Image.fromarray(picture).save(folder / "picture.png")
     return (
-        pipeline.DemoQuery(
+        DemoQuery(
             title="Synthetic CT of a block",
             path=folder / "volume.nii.gz",
             truth=None,
             synthetic=True,
         ),
-        pipeline.DemoQuery(
-            title="Real picture", path=folder / "picture.png", truth=None, synthetic=False
-        ),
+        DemoQuery(title="Real picture", path=folder / "picture.png", truth=None, synthetic=False),
     )
 
 
 class ToyBackend(Backend):
     """The backend with a tiny index as its demo, and toys for networks."""
 
-    def __init__(self, path: Path, queries: tuple[pipeline.DemoQuery, ...], **options: Any) -> None:
+    def __init__(self, path: Path, queries: tuple[DemoQuery, ...], **options: Any) -> None:
         super().__init__(**options)
         self.path = path
         self.queries = queries
         self.embedder = ToyEmbedder()
         self.model = ToySegmenter()
 
-    def demo(self, progress: Progress = no_progress) -> pipeline.Demo:
+    def demo(self, progress: Progress = no_progress) -> Demo:
         progress(1, 1, "building the demo")
-        return pipeline.Demo(index=self.path, queries=self.queries)
+        return Demo(index=self.path, queries=self.queries)
 
     def _open(self, key: str, path: Path) -> Opened:
         index = Index(open_store(path), embedder=self.embedder)
@@ -191,7 +189,7 @@ class ToyBackend(Backend):
 
 
 @pytest.fixture
-def backend(index_path: Path, queries: tuple[pipeline.DemoQuery, ...]) -> ToyBackend:
+def backend(index_path: Path, queries: tuple[DemoQuery, ...]) -> ToyBackend:
     return ToyBackend(index_path, queries)
 
 

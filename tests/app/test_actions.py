@@ -112,10 +112,11 @@ def test_no_upload_at_all(visitor: Any) -> None:
 
 
 @pytest.mark.parametrize(("asked", "shown"), [(0, 0), (4, 4), (99, 4), (-3, 0)])
-def test_another_slice_is_shown_in_both_sliders(visitor: Any, asked: int, shown: int) -> None:
+def test_the_other_slider_follows(visitor: Any, asked: int, shown: int) -> None:
     visitor.example()
-    updates = visitor.actions.show(visitor.session, "ct-bone", asked)
-    assert updates["slice"] == updates["result_slice"] == shown
+    updates = visitor.actions.show(visitor.session, "ct-bone", asked, follower="result_slice")
+    assert updates["result_slice"] == shown
+    assert "slice" not in updates
     assert f"slice {shown} of 0 to 4" in updates["viewer"]
     assert "result" not in updates
 
@@ -179,6 +180,14 @@ def test_a_real_image_among_phantoms_gets_a_warning(visitor: Any) -> None:
     assert "for a real image its cases have no meaning" in shown
 
 
+def test_a_search_that_gives_fewer_cases_than_wanted_says_why(visitor: Any) -> None:
+    visitor.example()
+    shown = visitor.find("count", k=24)
+    assert len(visitor.session.found.result.hits) < 24
+    assert "In no other case is the best match" in shown["search_status"]
+    assert "In no other case" not in visitor.find("count", k=1)["search_status"]
+
+
 def test_a_search_without_an_image(visitor: Any) -> None:
     with pytest.raises(UsageError, match="load an image first"):
         visitor.find()
@@ -188,13 +197,17 @@ def test_a_hit_is_explained_by_its_pairs(visitor: Any) -> None:
     visitor.example()
     visitor.find()
     hit = visitor.session.found.result.hits[0]
-    key = f"{hit.rank}:{hit.matches[0].slice_index}"
+    best, other = hit.matches[:2]
+    key = f"{hit.rank}:{best.slice_index}:{best.query_slice}"
     shown = visitor.actions.why(visitor.session, key)["why"]
+    assert f"your slice {best.query_slice}<" in shown
+    key = f"{hit.rank}:{other.slice_index}:{other.query_slice}"
+    assert f"your slice {other.query_slice}<" in visitor.actions.why(visitor.session, key)["why"]
     assert f"Why #1, {hit.volume_id}" in shown
     assert shown.count("<tr><td>") == len(hit.matches)
 
 
-@pytest.mark.parametrize("key", ["", "1", "9:0", "1:99", "x:y", "1:1:1"])
+@pytest.mark.parametrize("key", ["", "1", "1:2", "9:0:0", "1:99:2", "x:y:z", "1:2:2:2"])
 def test_a_card_that_does_not_exist(visitor: Any, key: str) -> None:
     visitor.example()
     visitor.find()
@@ -209,7 +222,7 @@ def test_adding_twice_and_removing(visitor: Any) -> None:
     visitor.example()
     visitor.find()
     for _ in range(2):
-        visitor.do(visitor.actions.add_hit(visitor.session, 2, "1:2"))
+        visitor.do(visitor.actions.add_hit(visitor.session, 2, "1:2:2"))
     assert [item.title for item in visitor.session.cart] == ["upper-1 \u00b7 slice 2"]
     assert "\u2713 in the set" in visitor.shown["hits"]
     key = visitor.session.cart[0].key
@@ -228,8 +241,10 @@ def test_adding_all_leaves_out_what_is_not_annotated(visitor: Any) -> None:
     visitor.find("slice", k=20)
     plain = next(h for h in visitor.session.found.result.hits if h.volume_id == "plain-1")
     assert "not annotated" in visitor.shown["hits"]
+    pair = plain.matches[0]
+    key = f"{plain.rank}:{pair.slice_index}:{pair.query_slice}"
     with pytest.raises(UsageError, match="not annotated"):
-        visitor.actions.add_hit(visitor.session, 2, f"{plain.rank}:{plain.matches[0].slice_index}")
+        visitor.actions.add_hit(visitor.session, 2, key)
     shown = visitor.do(visitor.actions.add_hits(visitor.session, 2))
     assert len(visitor.session.cart) == 15
     assert "5 without annotation left out" in shown["segment_status"]
@@ -334,6 +349,40 @@ def test_a_picture_is_segmented_to_png_too(visitor: Any) -> None:
     assert not mask[25:].any()
     assert "pixels" in shown["legend"]
     assert "ml" not in shown["legend"]
+
+
+def test_a_mask_of_a_real_image_made_from_phantoms_is_no_success(
+    visitor: Any, uploads: Path
+) -> None:
+    visitor.example(0)
+    assert "mr-ok" in visitor.segment()["segment_status"]
+    assert "has no meaning" not in visitor.shown["segment_status"]
+    visitor.example(1)
+    assert "mr-warning" in visitor.segment()["segment_status"]
+    assert "the mask has no meaning" in visitor.shown["segment_status"]
+    # The visitor's own pair is not synthetic.
+    visitor.do(visitor.actions.add_own(visitor.session, 0, *map(str, own_pair(uploads)), "1=cyst"))
+    assert "mr-ok" in visitor.segment()["segment_status"]
+    visitor.find("slice", k=20, number=0)
+    visitor.do(visitor.actions.add_hits(visitor.session, 0))
+    assert len(visitor.session.cart) > 1
+    assert "mr-warning" in visitor.segment()["segment_status"]
+
+
+@pytest.mark.parametrize(("number", "words"), [(0, "your image"), (1, "slice 2")])
+def test_the_status_says_what_was_segmented(visitor: Any, number: int, words: str) -> None:
+    visitor.example(1 - number)
+    assert (
+        f"Segmented {words} from annotated slices found for it"
+        in (visitor.segment()["segment_status"])
+    )
+
+
+def test_a_slice_without_any_structure_says_so(visitor: Any) -> None:
+    visitor.example()
+    visitor.segment("volume", number=2)
+    assert "no structure found on it" not in visitor.shown["result"]
+    assert "no structure found on it" in visitor.actions.show(visitor.session, "", 0)["result"]
 
 
 def test_only_the_structures_asked_for(visitor: Any) -> None:

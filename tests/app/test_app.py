@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 import urllib.request
@@ -35,6 +36,15 @@ def test_the_page_is_there_before_any_network_is_loaded() -> None:
     assert run.stdout.strip() == "[]"
 
 
+def test_only_the_modules_of_the_page_itself_need_gradio() -> None:
+    needing = {
+        path.stem
+        for path in (ROOT / "medretrieval").rglob("*.py")
+        if re.search(r"^\s*(import|from) gradio\b", path.read_text(), re.MULTILINE)
+    }
+    assert needing == {"components", "wiring", "endpoints", "page"}
+
+
 @pytest.fixture
 def page(app: ModuleType, backend: Any) -> Any:
     return app.Page(backend)
@@ -43,12 +53,12 @@ def page(app: ModuleType, backend: Any) -> Any:
 def attach(page: Any, action: Any, **options: Any) -> Any:
     """Connect an action as the page does; return what the server would call."""
     attached = []
-    page._on(
+    page.wiring.on(
         lambda function, inputs, outputs, **_: attached.append((function, outputs)),
         action, [], "viewer", "image_status", **options,
     )  # fmt: skip
     ((function, outputs),) = attached
-    assert outputs == [page.viewer, page.image_status]
+    assert outputs == [page.parts.viewer, page.parts.image_status]
     return function
 
 
@@ -58,10 +68,10 @@ def test_a_wrong_input_is_explained_beside_the_action(page: Any) -> None:
 
     with pytest.warns(UserWarning, match="The &lt;b&gt;file"):
         updates = attach(page, action, spent=["upload"])()
-    assert updates.keys() == {page.image_status, page.upload}
-    assert updates[page.upload] is None
-    assert 'role="alert"' in updates[page.image_status]
-    assert "The &lt;b&gt;file&lt;/b&gt; is empty" in updates[page.image_status]
+    assert updates.keys() == {page.parts.image_status, page.parts.upload}
+    assert updates[page.parts.upload] is None
+    assert 'role="alert"' in updates[page.parts.image_status]
+    assert "The &lt;b&gt;file&lt;/b&gt; is empty" in updates[page.parts.image_status]
 
 
 def test_a_fault_of_the_page_shows_no_details_and_is_logged(
@@ -78,8 +88,8 @@ def test_a_fault_of_the_page_shows_no_details_and_is_logged(
 
 
 def test_updates_become_those_of_the_components(page: Any) -> None:
-    page_file = Path(page.mask_file.GRADIO_CACHE)
-    updates = page._updates(
+    page_file = Path(page.parts.mask_file.GRADIO_CACHE)
+    updates = page.wiring.updates(
         {
             "viewer": "<p>x</p>",
             "slice": Props(maximum=4),
@@ -87,14 +97,14 @@ def test_updates_become_those_of_the_components(page: Any) -> None:
             "hits_file": Download("hits.csv", None),
         }
     )
-    assert updates[page.viewer] == "<p>x</p>"
-    assert updates[page.slice]["maximum"] == 4
-    stored = Path(updates[page.mask_file]["value"])
+    assert updates[page.parts.viewer] == "<p>x</p>"
+    assert updates[page.parts.slice]["maximum"] == 4
+    stored = Path(updates[page.parts.mask_file]["value"])
     assert stored.name == "mask.nii.gz"
     assert stored.read_bytes() == b"data"
     assert stored.is_relative_to(page_file.resolve())
-    assert updates[page.hits_file]["value"] is None
-    assert not updates[page.hits_file]["interactive"]
+    assert updates[page.parts.hits_file]["value"] is None
+    assert not updates[page.parts.hits_file]["interactive"]
 
 
 def test_on_zerogpu_the_segmenter_runs_through_its_decorator(
@@ -114,7 +124,7 @@ def test_on_zerogpu_the_segmenter_runs_through_its_decorator(
 
         return decorate
 
-    monkeypatch.setattr(app, "spaces", SimpleNamespace(GPU=gpu))
+    monkeypatch.setattr("medretrieval.ui.page.spaces", SimpleNamespace(GPU=gpu))
     page = app.Page(backend)
     volume = read_volume(queries[0].path)
     options = {"segmenter": "toy", "support_k": 2, "supports": None, "labels": None}

@@ -18,6 +18,7 @@ import pytest
 from pydicom.data import get_testdata_file
 
 from medretrieval import pipeline
+from medretrieval.demo import Demo, DemoQuery
 from medretrieval.embedders import load_embedder
 from medretrieval.imaging import write_labels, write_volume
 from medretrieval.index import Case, build
@@ -58,10 +59,10 @@ class SmallDemo(Backend):
         self.folder = folder
         self.built = 0
 
-    def demo(self, progress: Progress = no_progress) -> pipeline.Demo:
+    def demo(self, progress: Progress = no_progress) -> Demo:
         return self._once.get("demo", self._build, progress)
 
-    def _build(self, progress: Progress) -> pipeline.Demo:
+    def _build(self, progress: Progress) -> Demo:
         self.built += 1
         index = build(
             [_case(kind, seed) for kind in DEMO_KINDS for seed in range(2)],
@@ -72,15 +73,15 @@ class SmallDemo(Backend):
             source="synthetic phantoms",
             progress=progress,
         )
-        return pipeline.Demo(index=index, queries=tuple(map(self._query, DEMO_KINDS)))
+        return Demo(index=index, queries=tuple(map(self._query, DEMO_KINDS)))
 
-    def _query(self, kind: str) -> pipeline.DemoQuery:
+    def _query(self, kind: str) -> DemoQuery:
         case = make_case(kind, 1000, quick=True)
         suffix = ".png" if KINDS[kind].axis == "picture" else ".nii.gz"
         path, truth = self.folder / f"{kind}{suffix}", self.folder / f"{kind}-truth{suffix}"
         write_volume(case.volume, path)
         write_labels(case.labels, truth)
-        return pipeline.DemoQuery(title=KINDS[kind].title, path=path, truth=truth, synthetic=True)
+        return DemoQuery(title=KINDS[kind].title, path=path, truth=truth, synthetic=True)
 
 
 def _case(kind: str, seed: int) -> Case:
@@ -183,6 +184,14 @@ def test_the_whole_way(visit: Callable[..., Any], backend: SmallDemo, tmp_path: 
     page.locator("#mr-slice input[type=range]").focus()
     page.keyboard.press("ArrowRight")
     expect(shown).to_contain_text(f"slice {here} of 0 to {count - 1}")
+    # Faster than the answers: the slider is not drawn back.
+    for _ in range(3):
+        page.keyboard.press("ArrowLeft")
+    expect(shown).to_contain_text(f"slice {here - 3} of 0 to {count - 1}")
+    for _ in range(3):
+        page.keyboard.press("ArrowRight")
+    expect(shown).to_contain_text(f"slice {here} of 0 to {count - 1}")
+    expect(page.locator("#mr-slice input[type=range]")).to_have_value(str(here))
     before = page.locator("#mr-viewer img").get_attribute("src")
     page.locator("#mr-window input").click()
     page.get_by_role("option", name="CT bone").click()

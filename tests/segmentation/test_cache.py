@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from pathlib import Path
 
@@ -116,3 +117,13 @@ def test_many_threads(tmp_path: Path) -> None:
         thread.join()
     assert not wrong
     assert cache.nbytes == len(cache) * SIZE <= 3 * SIZE
+
+
+def test_the_oldest_files_go_when_a_folder_is_too_large(tmp_path: Path) -> None:
+    cache = MemoryCache(folder=tmp_path)
+    for seed in range(4):
+        cache.put(key(seed), memory(seed))
+        os.utime(tmp_path / f"{key(seed)}.safetensors", ns=(seed, seed))
+    size = (tmp_path / f"{key(0)}.safetensors").stat().st_size
+    MemoryCache(folder=tmp_path, max_folder_bytes=2 * size)
+    assert {p.stem for p in tmp_path.iterdir()} == {key(2), key(3)}
