@@ -12,11 +12,14 @@ from __future__ import annotations
 import argparse
 import os
 import platform
-import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from statistics import median
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +27,9 @@ import torch
 from medretrieval.console import table
 from medretrieval.demo import demo_cases
 from medretrieval.embedders import load_embedder
+from medretrieval.imaging import write_volume
 from medretrieval.index import Case, build, open_store
+from medretrieval.pipeline import build_index
 from medretrieval.retrieval.engine import Index
 from medretrieval.retrieval.modes import MODES
 from medretrieval.segmentation import MemoryCache, load_segmenter
@@ -53,41 +58,53 @@ def seconds(action: Callable[[], object]) -> float:
 
 
 def building(repeats: int) -> None:
-    """`build` from files on disk to a finished index, against the bare forward pass."""
+    """`build` from NIfTI files to a finished index, against the network alone on as many slices."""
     embedder = load_embedder("efficientnet-lite0")
+    times: dict[str, list[float]] = {
+        "build": [],
+        "bare forward pass, one core a batch (as build does)": [],
+        "bare forward pass, all cores a batch (torch's way)": [],
+    }
+    workers, whole = list(times)[1:]
     with tempfile.TemporaryDirectory() as folder:
-        loaded = [(case, case.load()) for case in demo_cases(KINDS, range(4))]
-        cases = [
-            Case(volume_id=c.volume_id, patient_id=c.patient_id, load=lambda pair=pair: pair)
-            for c, pair in loaded
-        ]
+        source = Path(folder) / "images"
+        source.mkdir()
+        for case in demo_cases(KINDS, range(4)):
+            write_volume(case.load()[0], source / f"{case.volume_id}.nii.gz")
         slices = 0
-        times: dict[str, list[float]] = {"build": [], "bare forward pass": []}
         for repeat in range(repeats):
             out = Path(folder) / f"index{repeat}"
-            times["build"].append(
-                seconds(
-                    lambda out=out: build(
-                        cases, out, embedder=embedder, slices=SlicePolicy(), name="speed"
-                    )
-                )
-            )
+            times["build"].append(seconds(partial(build_index, source, out, embedder=embedder)))
             slices = len(open_store(out))
-            times["bare forward pass"].append(seconds(lambda n=slices: forward(embedder, n)))
-    rate = {name: slices / statistics.median(values) for name, values in times.items()}
-    rows = [{"what": k, "slices": slices, "slices a second": round(v, 1)} for k, v in rate.items()]
-    print(table(rows, ["what", "slices", "slices a second"]))
-    ratios = [b / a for a, b in zip(times["build"], times["bare forward pass"], strict=True)]
-    print(f"build reaches {statistics.median(ratios):.2f} of the bare forward pass")
+            times[workers].append(seconds(partial(forward, embedder, slices, split=True)))
+            times[whole].append(seconds(partial(forward, embedder, slices, split=False)))
+    rates = [
+        {"what": name, "slices": slices, "slices a second": round(slices / median(values), 1)}
+        for name, values in times.items()
+    ]
+    print(table(rates, list(rates[0])))
+    for name in (workers, whole):
+        ratios = [bare / own for own, bare in zip(times["build"], times[name], strict=True)]
+        print(f"build reaches {median(ratios):.2f} of the {name}")
 
 
-def forward(embedder: object, slices: int) -> None:
-    """The network alone on as many ready-made pictures, at the batch size of the embedder."""
-    size = embedder.batch_size  # type: ignore[attr-defined]
-    pixels = torch.rand(size, 3, 224, 224)
-    with torch.inference_mode():
-        for start in range(0, slices, size):
-            embedder.forward(pixels[: min(size, slices - start)])  # type: ignore[attr-defined]
+def forward(embedder: Any, slices: int, *, split: bool) -> None:
+    """The network on ready-made pictures at the embedder's number of pictures a pass."""
+    size = embedder.pass_size
+    chunks = [torch.rand(min(size, slices - i), 3, 224, 224) for i in range(0, slices, size)]
+
+    def run(pixels: torch.Tensor) -> None:
+        with torch.inference_mode():
+            embedder.forward(pixels)
+
+    if not split:
+        for chunk in chunks:
+            run(chunk)
+        return
+    with ThreadPoolExecutor(
+        embedder.threads, initializer=partial(torch.set_num_threads, 1)
+    ) as pool:
+        list(pool.map(run, chunks))
 
 
 class Clustered:
@@ -147,8 +164,8 @@ def searching(repeats: int) -> None:
                         "index": kind,
                         "mode": mode,
                         "rows": len(bank),
-                        "seconds": round(statistics.median(took), 3),
-                        "bare matrix product": round(statistics.median(product), 3),
+                        "seconds": round(median(took), 3),
+                        "bare matrix product": round(median(product), 3),
                     }
                 )
     print(table(rows, list(rows[0])))
@@ -176,8 +193,8 @@ def segmenting(repeats: int) -> None:
             {
                 "supports": count,
                 "labels": len({n for s in supports[:count] for n in s.names.values()}),
-                "seconds, nothing cached": round(statistics.median(fresh), 3),
-                "seconds, memories cached": round(statistics.median(cached), 3),
+                "seconds, nothing cached": round(median(fresh), 3),
+                "seconds, memories cached": round(median(cached), 3),
             }
         )
     print(table(rows, list(rows[0])))

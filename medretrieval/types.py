@@ -109,7 +109,8 @@ class Slice:
         index: voxel index along the sliced (stored) axis of the volume.
         image: (H, W) or (H, W, 3) uint8 in radiological display convention.
         mask: (H, W) unsigned integer label map of the same size, None where nothing is annotated.
-        position_mm: world coordinate of the slice centre along the sliced direction, or None.
+        position_mm: R, A or S coordinate (RAS+, mm) of the slice centre, of the world axis nearest
+            to the slicing direction; None where the spacing is unknown.
         spacing: (row, column, through-plane) in mm of the stored picture, None if unknown.
     """
 

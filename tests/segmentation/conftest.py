@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from numpy.typing import NDArray
 
-from medretrieval.segmentation.micro import WEIGHTS, MicroConfig, build_micro, standardise
+from medretrieval.segmentation.micro import MicroConfig, build_micro, standardise
 from medretrieval.segmentation.options import SegmentationOptions
 from medretrieval.segmentation.registry import REGISTRY
 from medretrieval.segmentation.sam2_backend import Sam2Network, weights_digest
@@ -43,11 +43,11 @@ AS_SAM2_1 = {
 }
 
 
-def small_model(cls: type, *, pointers: bool, seed: int = 0) -> Any:
+def small_model(cls: type, *, pointers: bool, seed: int = 0, config: MicroConfig = SMALL) -> Any:
     """A random network with (`pointers`) or without SAM 2.1's object pointers and scores."""
     torch.manual_seed(seed)
     extra = AS_SAM2_1 if pointers else {}
-    return build_micro(lambda **options: cls(**{**options, **extra}), config=SMALL)
+    return build_micro(lambda **options: cls(**{**options, **extra}), config=config)
 
 
 @torch.no_grad()
@@ -106,29 +106,37 @@ def settle(model: Any) -> None:
 
 
 @torch.no_grad()
-def shipped_and_shaken(cls: type, *, pointers: bool, seed: int = 0, noise: float = 0.05) -> Any:
-    """The shipped weights, each changed at random by some 5 %; what `pointers` adds is random.
+def make_clear(model: Any) -> None:
+    """As `make_decisive`, with masks in zones as large as those of the picture.
 
-    For comparisons of masks: those of a network that is random throughout have so many pixels
-    next to the threshold that the rounding of bfloat16 alone moves several per cent of them.
+    Random transposed convolutions draw a checkerboard over the logits. Here all positions of a
+    kernel have one weight, so a zone of the picture keeps to one side of the threshold.
     """
-    torch.manual_seed(seed)
-    extra = AS_SAM2_1 if pointers else {}
-    model = build_micro(lambda **options: cls(**{**options, **extra}))
-    own = model.state_dict()
-    for name, tensor in load_file(WEIGHTS).items():
-        tensor = tensor.float() * (1 + noise * torch.randn(tensor.shape))
-        if own[name].shape == tensor.shape:
-            own[name].copy_(tensor)
-    own["maskmem_tpos_enc"].copy_(load_file(WEIGHTS)["maskmem_tpos_enc"].float())
-    if pointers:
-        # Only the first mask token is trained in the shipped weights.
-        decoder = model.sam_mask_decoder
-        decoder.mask_tokens.weight.copy_(decoder.mask_tokens.weight[:1].expand(4, -1))
-        for mlp in decoder.output_hypernetworks_mlps[1:]:
-            mlp.load_state_dict(decoder.output_hypernetworks_mlps[0].state_dict())
-        settle(model)
-    return model
+    make_decisive(model)
+    first, _, _, last, _ = model.sam_mask_decoder.output_upscaling
+    for layer in (first, last):
+        layer.weight.copy_(2 * layer.weight.mean((2, 3), keepdim=True).expand_as(layer.weight))
+
+
+@torch.no_grad()
+def part(model: Any, logits: NDArray[np.float32]) -> float:
+    """Move the mask bias of a decisive network so that few of `logits` (L, S, S) are near 0.
+
+    Returns:
+        How far the bias then moves the logits, in their standard deviations.
+    """
+    places = np.quantile(logits, np.linspace(0.2, 0.8, 61))
+    even = [p for p in places if all(0.15 < (label > p).mean() < 0.85 for label in logits)]
+    places = even or list(places)
+    width = 0.1 * logits.std()
+    crowds = [max((abs(label - place) < width).mean() for label in logits) for place in places]
+    place = float(places[int(np.argmin(crowds))])
+    mlps = model.sam_mask_decoder.output_hypernetworks_mlps
+    for mlp in mlps:
+        mlp.layers[-1].bias[0] -= place / 10.0
+    # `settle` makes candidate 2 the best, where there are candidates.
+    used = mlps[2 if model.multimask_output_in_sam else 0]
+    return abs(10.0 * used.layers[-1].bias[0].item()) / float(logits.std())
 
 
 def toy_picture(seed: int, shape: tuple[int, int] = (64, 64), labels: int = 3) -> tuple[Any, Any]:
@@ -155,6 +163,42 @@ def toy_supports(
     return supports
 
 
+def zoned_picture(seed: int, size: int) -> NDArray[np.uint8]:
+    """Three evenly grey ellipses on a grey slope: pixels are of few kinds."""
+    rng = np.random.default_rng(seed)
+    rows, columns = (np.mgrid[:size, :size] + 0.5) / size
+    image = np.full((size, size), rng.uniform(40, 80))
+    for _ in range(3):
+        (y, x), (a, b) = rng.uniform(0.2, 0.8, 2), rng.uniform(0.15, 0.35, 2)
+        image[np.hypot((rows - y) / a, (columns - x) / b) < 1] = rng.uniform(100, 250)
+    return (image + 20 * columns).clip(0, 255).astype(np.uint8)
+
+
+def band_mask(seed: int, labels: int, size: int) -> NDArray[np.uint8]:
+    """Adjacent bands from side to side, one a label; every edge is on a multiple of size / 16."""
+    rng = np.random.default_rng(seed)
+    cuts = np.sort(rng.choice(np.arange(2, 15), labels + 1, replace=False)) * (size // 16)
+    line = np.zeros(size, np.uint8)
+    for label, start, stop in zip(rng.permutation(labels) + 1, cuts[:-1], cuts[1:], strict=True):
+        line[start:stop] = label
+    bands = np.broadcast_to(line, (size, size))
+    return np.ascontiguousarray(bands if seed % 2 else bands.T)
+
+
+def band_supports(count: int, labels: int, size: int) -> list[Support]:
+    """Zoned pictures with masks that have no corners, and their edges on multiples of 4 pixels."""
+    names = {value: f"label {value}" for value in range(1, labels + 1)}
+    return [
+        Support(
+            image=zoned_picture(1000 + seed, size),
+            mask=band_mask(seed, labels, size),
+            names=names,
+            key=f"bands:{seed}",
+        )
+        for seed in range(count)
+    ]
+
+
 def as_segmenter(model: Any, **options: Any) -> Segmenter:
     network = Sam2Network(model, normalise=standardise, digest=weights_digest(model.state_dict()))
     return Segmenter(network, REGISTRY["sam2-micro"], options=SegmentationOptions(**options))
@@ -165,11 +209,13 @@ def toys() -> SimpleNamespace:
     """The functions above, for test modules, which cannot import this file."""
     return SimpleNamespace(
         as_segmenter=as_segmenter,
-        make_decisive=make_decisive,
-        shipped_and_shaken=shipped_and_shaken,
+        band_supports=band_supports,
+        make_clear=make_clear,
+        part=part,
         picture=toy_picture,
         small_model=small_model,
         supports=toy_supports,
+        zoned_picture=zoned_picture,
     )
 
 
