@@ -91,11 +91,12 @@ def building(repeats: int) -> None:
 def forward(embedder: Any, slices: int, *, split: bool) -> None:
     """The network on ready-made pictures at the embedder's number of pictures a pass."""
     size = embedder.pass_size
-    chunks = [torch.rand(min(size, slices - i), 3, 224, 224) for i in range(0, slices, size)]
+    pixels = torch.rand(size, 3, 224, 224)
+    chunks = [pixels[: min(size, slices - i)] for i in range(0, slices, size)]
 
-    def run(pixels: torch.Tensor) -> None:
+    def run(chunk: torch.Tensor) -> None:
         with torch.inference_mode():
-            embedder.forward(pixels)
+            embedder.forward(chunk)
 
     if not split:
         for chunk in chunks:

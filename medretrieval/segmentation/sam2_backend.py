@@ -1,10 +1,16 @@
 """SAM 2's own network driven as a few-shot segmenter: supports are frames, the query the next one.
 
 Nothing of SAM 2's mathematics is written again here. A support goes through
-`SAM2Base.track_step` as a conditioning frame with a mask as input, which encodes the mask as given
-(Ravi et al., 2024, section 4, "Memory encoder"); of the result only the memory and the object
-pointer are kept. The query goes through `track_step` as a frame that is tracked: memory attention
-over all supports, then the mask decoder without a prompt (RAFS, section III-C).
+`SAM2Base.track_step` as a conditioning frame with a mask as input, which encodes the mask at full
+resolution (Ravi et al., 2024, section 4, "Memory encoder"); of the result only the memory and the
+object pointer are kept. The query goes through `track_step` as a frame that is tracked: memory
+attention over all supports, then the mask decoder without a prompt (RAFS, section III-C).
+
+`SAM2VideoPredictor` makes its memories otherwise: `add_new_mask` skips the memory encoder, and
+`propagate_in_video` then encodes the quarter-resolution `pred_masks`, enlarged bilinearly, as if
+they came from clicks, and keeps the result in bfloat16. Masks whose edges lie between pixels of
+the quarter resolution and have no corners survive that; others change at their border, so there
+its masks can differ from ours. tests/segmentation/test_parity.py measures both.
 """
 
 from __future__ import annotations
@@ -130,8 +136,8 @@ class Sam2Network:
 
         Args:
             encoding: of the slice's picture.
-            masks: (H, W) bool each, one a label; all of one size. A mask that is empty makes a
-                memory of the label's absence.
+            masks: (H, W) bool each, one a label; all of one size. They are encoded at the network's
+                full input size. A mask that is empty makes a memory of the label's absence.
         """
         at_once = max(1, self._limit(_TOKENS) // (8 * self._tokens))
         memories: list[Memory] = []
@@ -243,7 +249,7 @@ class Sam2Network:
         )
 
     def _square_masks(self, masks: Sequence[NDArray[np.bool_]]) -> Tensor:
-        """L times (H, W) bool -> (L, 1, S, S) float32 of 0 and 1, as `add_new_mask` does it."""
+        """L times (H, W) bool -> (L, 1, S, S) float32 of 0 and 1, resized like `add_new_mask`."""
         tensor = torch.from_numpy(np.stack(masks)).float()[:, None]
         if tensor.shape[-2:] == (self.image_size, self.image_size):
             return tensor

@@ -4,12 +4,12 @@ Parity is that of the plain path: whole pictures, no mirror images, no second lo
 frames 0, 1, ... in the order given (`PLAIN`). All weights are random, with fixed seeds.
 
 The logits of `track_step` are met within 1e-4. The predictor differs from `track_step`, and so
-from us, in three ways, which its tests keep apart:
+from us, in two ways, which its tests keep apart:
 
 - It passes a support's mask through a quarter of the resolution before it encodes it, which
   rounds off corners. The masks of the main test have none and come back unchanged; one more test
-  measures this effect alone.
-- It turns such a mask back into zeros and ones, if built as `build_sam2_video_predictor` does it.
+  measures this effect alone. (Built as `build_sam2_video_predictor` does it, it then makes the
+  mask zeros and ones again.)
 - It keeps memories in bfloat16 and is made for autocast to bfloat16. That moves every logit by a
   little, so logits next to 0 change sign. The networks are such that few are: see `clear_case`.
 """
@@ -46,11 +46,11 @@ PLAIN: Any = {
 
 TOLERANCE = 1e-4
 LEAST_DICE = 0.995
-LEAST_DICE_OF_ROUND_TRIP = 0.999
+LEAST_DICE_WITH_ITS_MASKS = 0.999
 
 # The first seeds whose networks pass `assert_clear` in all cases: a property of the float32 logits
 # of `track_step` alone.
-SEEDS = {"micro": 1, "with-pointers": 2, "hiera-tiny": 0}
+SEEDS = {"micro": 1, "with-pointers": 2, "hiera-tiny": 12}
 
 
 def pictures(supports: Sequence[Support], query: NDArray[np.uint8], normalise: Any) -> torch.Tensor:
@@ -194,12 +194,9 @@ def assert_clear(logits: NDArray[np.float32], offset: float, opposite: NDArray[n
         assert dice(row > 0, opposite) < 0.985
 
 
-def assert_same_masks(
-    ours: NDArray[np.float32], theirs: NDArray[np.bool_], least: float = LEAST_DICE
-) -> None:
-    for logits, mask in zip(ours, theirs, strict=True):
-        print("DICE", round(dice(logits > 0, mask), 4))
-        assert dice(logits > 0, mask) >= least
+def least_dice(ours: NDArray[np.float32], theirs: NDArray[np.bool_]) -> float:
+    """The lowest Dice of a label, its logits (L, S, S) above 0 against its mask."""
+    return min(dice(logits > 0, mask) for logits, mask in zip(ours, theirs, strict=True))
 
 
 @pytest.mark.parametrize("labels", [1, 3])
@@ -234,11 +231,11 @@ def test_masks_are_those_of_the_video_predictor(
     result = toys.as_segmenter(model).segment(query, supports, **PLAIN)
     masks, held = by_video_predictor(predictor, frames, supports, labels, tmp_path)
     np.testing.assert_array_equal(held, label_masks(supports, labels))
-    assert_same_masks(result.logits, masks)
+    assert least_dice(result.logits, masks) >= LEAST_DICE
 
 
 @pytest.mark.parametrize("kind", ["micro", "with-pointers"])
-def test_what_the_predictor_does_besides_is_the_quarter_resolution(
+def test_only_the_quarter_resolution_sets_the_predictor_apart(
     toys: Any, tmp_path: Path, kind: str
 ) -> None:
     """Round masks change on the way into its memories; given those masks, we agree with it."""
@@ -252,7 +249,8 @@ def test_what_the_predictor_does_besides_is_the_quarter_resolution(
     given = label_masks(supports, labels)
     assert 0 < (held != given).mean() < 0.01
 
-    network = toys.as_segmenter(model).network
+    segmenter = toys.as_segmenter(model)
+    network = segmenter.network
     rows = []
     encodings = network.encode([support.image for support in supports])
     for encoding, before, after in zip(encodings, given, held, strict=True):
@@ -262,7 +260,10 @@ def test_what_the_predictor_does_besides_is_the_quarter_resolution(
         rows.append([Memory(f, p) for f, p in zip(features, pointers, strict=True)])
     by_label = list(zip(*rows, strict=True))
     low = network.segment(network.encode([query])[0], by_label, pointers="rank")
-    assert_same_masks(enlarged(low, size), masks, LEAST_DICE_OF_ROUND_TRIP)
+    with_theirs = least_dice(enlarged(low, size), masks)
+    assert with_theirs >= LEAST_DICE_WITH_ITS_MASKS
+    with_given = least_dice(segmenter.segment(query, supports, **PLAIN).logits, masks)
+    assert LEAST_DICE <= with_given < with_theirs
 
 
 def clear_pair(toys: Any, kind: str) -> tuple[Any, Any]:
@@ -315,4 +316,4 @@ def test_hiera_tiny_from_an_official_file(toys: Any, tmp_path: Path) -> None:
     predictor.load_state_dict(model.state_dict())
     masks, held = by_video_predictor(predictor, frames, supports, labels, tmp_path)
     np.testing.assert_array_equal(held, label_masks(supports, labels))
-    assert_same_masks(result.logits, masks)
+    assert least_dice(result.logits, masks) >= LEAST_DICE
