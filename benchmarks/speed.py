@@ -69,7 +69,7 @@ def building(repeats: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "images"
         source.mkdir()
-        for case in demo_cases(KINDS, range(4)):
+        for case in demo_cases(KINDS, range(8)):
             write_volume(case.load()[0], source / f"{case.volume_id}.nii.gz")
         slices = 0
         for repeat in range(repeats):

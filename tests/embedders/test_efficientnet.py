@@ -139,7 +139,7 @@ def test_each_pass_runs_on_one_core_and_torch_is_left_alone(pictures: list[np.nd
     embedder.embed_batch([pictures[0]] * (2 * embedder.pass_size + 1))
     assert seen == [1, 1, 1]
     assert torch.get_num_threads() == before
-    assert embedder.batch_size == 3 * embedder.pass_size
+    assert embedder.batch_size == 12 * embedder.pass_size
 
 
 def test_the_number_of_threads_changes_no_bit(pictures: list[np.ndarray]) -> None:
