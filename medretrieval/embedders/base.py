@@ -79,7 +79,7 @@ class TorchEmbedder:
 
     @property
     def batch_size(self) -> int:
-        """Pictures to embed in one call: a few passes a thread, so that none waits long at the end."""
+        """Pictures to embed in one call: a few passes a thread, so that none waits for long."""
         return 4 * self.pass_size * self.threads
 
     def _features(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
