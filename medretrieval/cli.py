@@ -23,6 +23,11 @@ from medretrieval.retrieval.modes import DEFAULT_MODE, MODES
 
 # Named here too, because the table itself (`medretrieval.index.KINDS`) loads faiss.
 INDEX_KINDS = ("flat", "hnsw")
+# As `medretrieval.imaging.POLICIES`, which loads the readers.
+WINDOWS = (
+    *("auto", "percentile", "identity"),
+    *("ct-lung", "ct-mediastinum", "ct-abdomen", "ct-bone", "ct-brain", "ct-wide"),
+)
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -115,7 +120,12 @@ def parser() -> argparse.ArgumentParser:
         "--label-names", default="", metavar="1=A,2=B", help="names of the mask values"
     )
     build.add_argument("--index", dest="index_kind", choices=INDEX_KINDS, default="flat")
-    build.add_argument("--window", default="auto", help="intensity policy (default: auto)")
+    build.add_argument(
+        "--window",
+        default="auto",
+        metavar="NAME",
+        help=f"intensity policy (default: auto): {', '.join(WINDOWS)}",
+    )
     build.add_argument(
         "--axis",
         default="acquisition",
@@ -139,7 +149,12 @@ def parser() -> argparse.ArgumentParser:
     search.add_argument("index", metavar="INDEX")
     search.add_argument("query", metavar="QUERY", help="image, volume, DICOM folder or zip")
     search.add_argument("--mode", choices=tuple(MODES), default=DEFAULT_MODE)
-    search.add_argument("-k", type=_positive, default=5, help="number of hits (default: 5)")
+    search.add_argument(
+        "-k",
+        type=_positive,
+        default=5,
+        help="hits at most, in mode slice for each query slice (default: 5)",
+    )
     search.add_argument("--slice", type=int, metavar="N", help="only this slice of the query")
     search.add_argument("--modality", help="only database slices of this modality")
     search.add_argument("--region", help="only database slices of this body region")

@@ -14,7 +14,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from medretrieval.cli import INDEX_KINDS, main, parser
+from medretrieval.cli import INDEX_KINDS, WINDOWS, main, parser
+from medretrieval.imaging import POLICIES
 from medretrieval.index import KINDS
 
 AFFINE = np.diag([1.5, 1.5, 8.0, 1.0])
@@ -324,6 +325,10 @@ def test_runs_as_a_module() -> None:
 
 def test_index_kinds_are_those_of_the_library() -> None:
     assert tuple(KINDS) == INDEX_KINDS
+
+
+def test_windows_are_those_of_the_library() -> None:
+    assert set(POLICIES) == set(WINDOWS)
 
 
 def test_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:

@@ -79,5 +79,6 @@ def _unavailable(spec: EmbedderSpec, reason: str) -> UnavailableError:
         f"the weights of {spec.name} ({spec.weights}, {spec.size_mb} MB) cannot be had here: "
         f"{reason}. Fetch them where there is a network with `hf download {spec.weights}"
         f"{revision}` and copy the cache, or give a folder with {CONFIG_FILE} and "
-        f"{spec.filenames[0]} as weights=FOLDER. `medretrieval embedders` lists what works now"
+        f"{spec.filenames[0]} as weights=FOLDER "
+        "(--embedder-weights FOLDER). `medretrieval embedders` lists what works now"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterable, Sequence
 from functools import cached_property
@@ -44,6 +45,8 @@ from medretrieval.types import (
     Volume,
     no_progress,
 )
+
+logger = logging.getLogger(__name__)
 
 
 def open_index(
@@ -346,7 +349,16 @@ class Index:
         )
 
     def _stored_ids(self, patient: str | None) -> tuple[str, ...]:
-        return () if patient is None else (patient, self.store.pseudonym(patient))
+        if patient is None:
+            return ()
+        ids = (patient, self.store.pseudonym(patient))
+        if not np.isin(self.store.patient_id, ids).any():
+            # Right where other hospitals' patients are searched, but a typing error looks the same.
+            logger.warning(
+                "the patient to leave out has no slice in this index, so nothing is left out; "
+                "without a table of patient ids every file is a patient of its own"
+            )
+        return ids
 
     def _embedded(
         self, query: Volume | QueryEmbeddings, slice_index: int | None, progress: Progress

@@ -175,14 +175,19 @@ def test_filters_that_leave_nothing_give_no_hits(store, mode: str) -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_patient_can_be_left_out_by_given_or_stored_id(store, mode: str) -> None:
+def test_a_patient_can_be_left_out_by_given_or_stored_id(
+    store, mode: str, caplog: pytest.LogCaptureFixture
+) -> None:
     index = Index(store)
     for patient in ("ann", "hash-of-ann"):
         found = ids(index.search(QUERY, mode=mode, k=50, exclude_patient=patient))
         assert "brain-1" in found
         assert not {"chest-1", "abdomen-1"} & set(found)
     everyone = index.search(QUERY, mode=mode, k=50)
+    assert not caplog.records
     assert index.search(QUERY, mode=mode, k=50, exclude_patient="nobody") == everyone
+    assert "nothing is left out" in caplog.text
+    assert "nobody" not in caplog.text
 
 
 def test_supports_are_annotated_slices_best_first(store) -> None:
