@@ -1,22 +1,20 @@
-"""What all embedders that run on torch share: batching, normalisation, identity, weight hash."""
+"""What all embedders that run on torch share: passes, normalisation, how they are computed."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from medretrieval.embedders.compute import DEFAULT_COMPUTE, Compute, Precision
 from medretrieval.embedders.preprocess import check_picture, prepare
 from medretrieval.embedders.spec import EmbedderSpec
 from medretrieval.errors import InputError, UsageError
 from medretrieval.types import EmbedderIdentity
-
-MAX_LISTED = 8
 
 
 class TorchEmbedder:
@@ -26,13 +24,15 @@ class TorchEmbedder:
         spec: the specification it was made from.
         identity: what an index stores.
         device: where the network is.
+        precision: "float32" or "bfloat16", decided.
         threads: forward passes that run at the same time on a CPU, each on one core. Splitting
             the pictures over cores, not the layers, needs no waiting between cores, and gives the
             same numbers whatever their count.
-        pass_size: pictures per forward pass; longer lists are split.
+        pass_size: pictures per forward pass; longer lists are split. One picture of a vision
+            transformer fills a core; a small convolutional network gains from a few.
     """
 
-    pass_size = 4
+    pass_size: ClassVar[int] = 1
 
     def __init__(
         self,
@@ -40,17 +40,26 @@ class TorchEmbedder:
         network: torch.nn.Module,
         *,
         identity: EmbedderIdentity,
-        device: str = "cpu",
-        threads: int | None = None,
+        compute: Compute = DEFAULT_COMPUTE,
     ) -> None:
-        if threads is not None and threads < 1:
-            raise UsageError(f"threads is {threads}; expected 1 or more, or None")
         self.spec = spec
         self.identity = identity
-        self.device = checked_device(device)
-        self.threads = 1 if self.device.type != "cpu" else threads or torch.get_num_threads()
+        self.device = checked_device(compute.device)
+        self.precision = decided_precision(compute.precision, self.device)
+        on_cpu = self.device.type == "cpu"
+        self.threads = (compute.threads or torch.get_num_threads()) if on_cpu else 1
         self._workers = ThreadPoolExecutor(self.threads, initializer=_on_one_core)
         self.network = network.eval().requires_grad_(False).to(self.device)
+        # A kernel may round by the shape of its input where precision is low, so there, and where
+        # the network is compiled for one shape, every pass is filled up to the same shape.
+        self._filled = self.precision != "float32" or compute.runtime != "torch"
+        self._run: Callable[[torch.Tensor], torch.Tensor] = self._run_torch
+        if compute.runtime == "openvino":
+            from medretrieval.embedders.openvino_runtime import compiled
+
+            size = spec.input_size
+            example = torch.zeros(self.pass_size, 3, size, size)
+            self._run = compiled(self, example, threads=self.threads, precision=self.precision)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.spec.name}, {self.spec.dim}-d, {self.device})"
@@ -80,13 +89,23 @@ class TorchEmbedder:
     @property
     def batch_size(self) -> int:
         """Pictures to embed in one call: a few passes a thread, so that none waits for long."""
-        return 4 * self.pass_size * self.threads
+        return max(16, 4 * self.pass_size) * self.threads
 
     def _features(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
-        with torch.inference_mode():
-            pixels = torch.from_numpy(prepare(images, self.spec)).to(self.device)
-            features: NDArray[np.float32] = self.forward(pixels).float().cpu().numpy()
-        return features
+        pixels = torch.from_numpy(prepare(images, self.spec))
+        if self._filled and len(images) < self.pass_size:
+            empty = pixels.new_zeros(self.pass_size - len(images), *pixels.shape[1:])
+            pixels = torch.cat([pixels, empty])
+        features: NDArray[np.float32] = self._run(pixels).float().cpu().numpy()
+        return features[: len(images)]
+
+    def _run_torch(self, pixels: torch.Tensor) -> torch.Tensor:
+        low = self.precision == "bfloat16"
+        with (
+            torch.inference_mode(),
+            torch.autocast(self.device.type, torch.bfloat16, enabled=low),
+        ):
+            return self.forward(pixels.to(self.device))
 
 
 def _on_one_core() -> None:
@@ -104,7 +123,7 @@ def unit_rows(features: NDArray[np.float32]) -> NDArray[np.float32]:
     if not np.all(np.isfinite(norms) & (norms > 0)):
         bad = np.flatnonzero(~(np.isfinite(norms[:, 0]) & (norms[:, 0] > 0))).tolist()
         raise InputError(
-            f"the features of picture(s) {bad[:MAX_LISTED]} are zero or not finite; "
+            f"the features of picture(s) {bad[:8]} are zero or not finite; "
             "expected finite features: the weights are damaged or not those of this embedder"
         )
     rows: NDArray[np.float32] = (features / norms).astype(np.float32)
@@ -129,66 +148,16 @@ def checked_device(name: str) -> torch.device:
     return device
 
 
-def hash_tensors(tensors: Mapping[str, torch.Tensor]) -> str:
-    """SHA-256 over names (sorted), dtypes, shapes and bytes: independent of the file's layout."""
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+def decided_precision(wanted: Precision, device: torch.device) -> Literal["float32", "bfloat16"]:
+    """What `wanted` means on this processor."""
+    if wanted != "auto":
+        return wanted
+    return "bfloat16" if multiplies_bfloat16(device) else "float32"
 
 
-def read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """Read a .safetensors file, or a torch file restricted to tensors (`weights_only`).
-
-    Raises:
-        InputError: it is missing, truncated, or holds anything but named tensors.
-    """
-    if not path.is_file():
-        raise InputError(f"{path} is not a file; expected a .safetensors, .pth, .pt or .bin file")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            tensors = load_file(path)
-        else:
-            tensors = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # each reader has its own kinds of failure for damaged files
-        raise InputError(
-            f"{path} cannot be read as weights ({type(error).__name__}); expected safetensors, or "
-            "a torch file that holds tensors only (nothing else is ever unpickled). Fetch it again"
-        ) from error
-    if not isinstance(tensors, dict) or not all(
-        isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in tensors.items()
-    ):
-        raise InputError(
-            f"{path} holds no plain table of named tensors; expected a state dict saved alone"
-        )
-    return dict(tensors)
-
-
-def difference(
-    missing: Sequence[str], unexpected: Sequence[str], mismatched: Sequence[str]
-) -> str | None:
-    """One line that says how a file differs from what the network needs, None if it does not."""
-    parts = [
-        f"{len(names)} {what} ({', '.join(sorted(names)[:MAX_LISTED])}"
-        + (", ...)" if len(names) > MAX_LISTED else ")")
-        for what, names in (
-            ("missing", missing),
-            ("not expected", unexpected),
-            ("of another shape", mismatched),
-        )
-        if names
-    ]
-    return "; ".join(parts) or None
-
-
-def refuse_other_weights(spec: EmbedderSpec, where: object, differs: str | None) -> None:
-    """Raise InputError if `differs` says that the tensors of `where` are not those of `spec`."""
-    if differs:
-        raise InputError(
-            f"{where} does not hold the weights of {spec.name}: tensors {differs}; "
-            f"expected exactly those of {spec.weights}"
-        )
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """Whether the processor has instructions to multiply bfloat16, so that it is faster."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    able = torch.cpu.get_capabilities()
+    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))

@@ -9,60 +9,33 @@ import torch
 from efficientnet_lite_pytorch import EfficientNet
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from medretrieval.embedders.base import (
-    TorchEmbedder,
-    difference,
-    hash_tensors,
-    read_tensors,
-    refuse_other_weights,
-)
-from medretrieval.embedders.spec import LOCAL_FILE, EmbedderSpec
-from medretrieval.types import EmbedderIdentity
+from medretrieval.embedders.base import TorchEmbedder
+from medretrieval.embedders.checkpoint import identity_of, load_exactly, read_tensors, weights_file
+from medretrieval.embedders.compute import Compute
+from medretrieval.embedders.spec import EmbedderSpec
 
 
 class EfficientNetLite0(TorchEmbedder):
     """Global average of the last feature map, 1280-d (the input of the classifier)."""
 
+    pass_size = 4
+
     @classmethod
     def load(
-        cls,
-        spec: EmbedderSpec,
-        location: Path,
-        *,
-        revision: str,
-        device: str = "cpu",
-        threads: int | None = None,
+        cls, spec: EmbedderSpec, location: Path, *, revision: str, compute: Compute
     ) -> EfficientNetLite0:
         """Read the weights file `location`; `revision` goes into the identity.
 
         Raises:
             InputError: the file holds other tensors than EfficientNet-Lite0's.
         """
-        tensors = read_tensors(location)
+        path = weights_file(spec, location)
+        tensors = read_tensors(path)
         network = EfficientNet.from_name("efficientnet-lite0")
-        expected = network.state_dict()
-        differs = difference(
-            [name for name in expected if name not in tensors],
-            [name for name in tensors if name not in expected],
-            [
-                f"{name} {tuple(tensors[name].shape)}, not {tuple(expected[name].shape)}"
-                for name in expected
-                if name in tensors and tensors[name].shape != expected[name].shape
-            ],
-        )
-        refuse_other_weights(spec, location, differs)
-        network.load_state_dict(tensors)
+        load_exactly(network, tensors, spec, path)
         network = fuse_normalisation(network.eval()).to(memory_format=torch.channels_last)
-        identity = EmbedderIdentity(
-            name=spec.name,
-            weights=LOCAL_FILE if revision == LOCAL_FILE else spec.weights,
-            revision=revision,
-            weights_sha256=hash_tensors(tensors),
-            preprocessing=spec.preprocessing,
-            pooling=spec.pooling,
-            dim=spec.dim,
-        )
-        return cls(spec, network, identity=identity, device=device, threads=threads)
+        identity = identity_of(spec, tensors, revision)
+        return cls(spec, network, identity=identity, compute=compute)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         network: Any = self.network

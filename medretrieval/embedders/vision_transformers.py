@@ -17,17 +17,18 @@ import torch
 import transformers
 from transformers.utils import logging as transformers_logging
 
-from medretrieval.embedders.base import (
-    TorchEmbedder,
+from medretrieval.embedders.base import TorchEmbedder
+from medretrieval.embedders.checkpoint import (
     difference,
-    hash_tensors,
+    identity_of,
     read_tensors,
     refuse_other_weights,
+    weights_file,
 )
+from medretrieval.embedders.compute import Compute
 from medretrieval.embedders.preprocessor_config import preprocessing_of_folder, read_json
-from medretrieval.embedders.spec import CONFIG_FILE, LOCAL_FILE, EmbedderSpec
+from medretrieval.embedders.spec import CONFIG_FILE, EmbedderSpec
 from medretrieval.errors import InputError
-from medretrieval.types import EmbedderIdentity
 
 # Keys of config.json that say how a file was written, not what the network is.
 _NOT_ARCHITECTURE = frozenset(
@@ -55,13 +56,7 @@ class VisionTransformer(TorchEmbedder):
 
     @classmethod
     def load(
-        cls,
-        spec: EmbedderSpec,
-        location: Path,
-        *,
-        revision: str,
-        device: str = "cpu",
-        threads: int | None = None,
+        cls, spec: EmbedderSpec, location: Path, *, revision: str, compute: Compute
     ) -> VisionTransformer:
         """Read the folder `location`; `revision` goes into the identity.
 
@@ -72,7 +67,7 @@ class VisionTransformer(TorchEmbedder):
         Raises:
             InputError: the folder is incomplete, or of another network than `spec` says.
         """
-        weights = _weights_file(spec, location)
+        weights = weights_file(spec, location)
         spec = preprocessing_of_folder(spec, location)
         config = cls._config(spec, location)
         tensors = {
@@ -98,16 +93,8 @@ class VisionTransformer(TorchEmbedder):
             ],
         )
         refuse_other_weights(spec, weights, differs)
-        identity = EmbedderIdentity(
-            name=spec.name,
-            weights=LOCAL_FILE if revision == LOCAL_FILE else spec.weights,
-            revision=revision,
-            weights_sha256=hash_tensors(tensors),
-            preprocessing=spec.preprocessing,
-            pooling=spec.pooling,
-            dim=spec.dim,
-        )
-        return cls(spec, network, identity=identity, device=device, threads=threads)
+        identity = identity_of(spec, tensors, revision)
+        return cls(spec, network, identity=identity, compute=compute)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         tokens: torch.Tensor = self.network(pixel_values=pixels).last_hidden_state
@@ -210,16 +197,6 @@ class ViTMAE(VisionTransformer):
             pixel_values=pixels, noise=noise.expand(len(pixels), -1)
         ).last_hidden_state
         return tokens[:, 0]  # (n, 1 + patches, dim) -> (n, dim)
-
-
-def _weights_file(spec: EmbedderSpec, folder: Path) -> Path:
-    wanted = f"a folder with {CONFIG_FILE} and {' or '.join(spec.filenames)}"
-    if not folder.is_dir():
-        raise InputError(f"{folder} is no folder; {spec.name} needs {wanted}")
-    found = [folder / name for name in spec.filenames if (folder / name).is_file()]
-    if not found or not (folder / CONFIG_FILE).is_file():
-        raise InputError(f"{folder} is incomplete; {spec.name} needs {wanted}")
-    return found[0]
 
 
 @contextmanager

@@ -1,15 +1,46 @@
-"""Weights on the Hugging Face Hub: the cache first, then the Hub; all files of one commit."""
+"""Where weights are: a folder of the user's, the Hugging Face cache, then the Hub at one commit."""
 
 from __future__ import annotations
 
 import logging
-from pathlib import Path
+import os
+from pathlib import Path, PurePosixPath
 
 from medretrieval import hub
-from medretrieval.embedders.spec import CONFIG_FILE, PREPROCESSOR_FILE, EmbedderSpec
+from medretrieval.embedders.spec import (
+    CONFIG_FILE,
+    PREPROCESSOR_FILE,
+    WEIGHTS_VARIABLE,
+    EmbedderSpec,
+)
 from medretrieval.errors import UnavailableError
 
 _LOG = logging.getLogger(__name__)
+
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".pth.tar")
+
+
+def local_folder() -> Path:
+    """Where users put weights that no program can fetch: $MEDRETRIEVAL_WEIGHTS, or the cache."""
+    stored = os.environ.get(WEIGHTS_VARIABLE)
+    return Path(stored or "~/.cache/medretrieval/weights").expanduser()
+
+
+def local(spec: EmbedderSpec) -> Path | None:
+    """The user's own weights of `spec`: a folder or a file called by its name, or None."""
+    folder = local_folder()
+    candidates = [folder / spec.name, *(folder / f"{spec.name}{suffix}" for suffix in SUFFIXES)]
+    return next((path for path in candidates if path.exists()), None)
+
+
+def not_public(spec: EmbedderSpec) -> UnavailableError:
+    """The error (to raise) for weights that the user must bring."""
+    return UnavailableError(
+        f"the weights of {spec.name} ({spec.weights}, {spec.size_mb} MB) cannot be fetched by a "
+        f"program. Get them from their authors and give them as weights=FILE "
+        f"(--embedder-weights FILE), or store them as {local_folder() / spec.name}"
+        f"{PurePosixPath(spec.filenames[0]).suffix}. `medretrieval embedders` lists what works now"
+    )
 
 
 def cached(spec: EmbedderSpec) -> tuple[Path, str] | None:
@@ -19,12 +50,12 @@ def cached(spec: EmbedderSpec) -> tuple[Path, str] | None:
     """
     from huggingface_hub import try_to_load_from_cache
 
-    config = try_to_load_from_cache(spec.weights, CONFIG_FILE, revision=spec.revision)
-    if not isinstance(config, str):
-        return None
-    folder = Path(config).parent  # <cache>/models--<repo>/snapshots/<commit>
-    if any((folder / name).is_file() for name in spec.filenames):
-        return folder, folder.name
+    for filename in spec.filenames:
+        path = try_to_load_from_cache(spec.weights, filename, revision=spec.revision)
+        if isinstance(path, str):
+            folder = _snapshot(Path(path), filename)
+            if all((folder / name).is_file() for name in spec.config_files):
+                return folder, folder.name
     return None
 
 
@@ -45,40 +76,78 @@ def fetch(spec: EmbedderSpec) -> tuple[Path, str]:
     _LOG.info("fetching %s (%d MB) from %s", spec.name, spec.size_mb, spec.weights)
     try:
         filename, commit = hub.resolve(spec.weights, spec.filenames, spec.revision)
-        folder = _download(spec, filename, commit)
+        if CONFIG_FILE in spec.config_files:
+            optional(spec.weights, PREPROCESSOR_FILE, commit)
+        # The weights come before what configures them, so that a snapshot with all is a complete
+        # one; asking for the revision by its name makes the client note in the cache which commit
+        # it is.
+        *first, last = (filename, *spec.config_files)
+        folders = {download(spec.weights, name, commit) for name in first}
+        folder = download(spec.weights, last, spec.revision)
+        if folders | {folder} != {folder} or folder.name != commit:
+            raise OSError("the repository changed during the download; try again")
     except Exception as error:  # the client raises its own, httpx's, OS and validation errors
         raise _unavailable(spec, hub.reason(error)) from error
     return folder, commit
 
 
-def _download(spec: EmbedderSpec, filename: str, commit: str) -> Path:
+def fetch_config(repo: str, revision: str, filename: str) -> tuple[Path, str]:
+    """Folder and commit of the configuration of a repository, the cache first.
+
+    Also fetches preprocessor_config.json where there is one.
+
+    Raises:
+        UnavailableError: it cannot be had; the message says why.
+    """
+    from huggingface_hub import try_to_load_from_cache
+
+    path = try_to_load_from_cache(repo, filename, revision=revision)
+    if isinstance(path, str):
+        folder = _snapshot(Path(path), filename)
+        return folder, folder.name
+    try:
+        if hub.offline():
+            raise OSError("it is not in the cache of this machine, and HF_HUB_OFFLINE is set")
+        _, commit = hub.resolve(repo, [filename], revision)
+        optional(repo, PREPROCESSOR_FILE, commit)
+        return download(repo, filename, revision), commit
+    except Exception as error:  # as above
+        raise UnavailableError(
+            f"{filename} of {repo} (revision {revision}) cannot be had here: {hub.reason(error)}. "
+            "Give a local folder as weights=FOLDER (--embedder-weights FOLDER), or fetch it where "
+            f"there is a network with `hf download {repo} --revision {revision}`"
+        ) from error
+
+
+def download(repo: str, filename: str, revision: str) -> Path:
+    """Fetch one file into the Hub cache; the folder of its snapshot."""
     from huggingface_hub import hf_hub_download
+
+    path = hf_hub_download(repo, filename, revision=revision, etag_timeout=hub.REQUEST_TIMEOUT_S)
+    return _snapshot(Path(path), filename)
+
+
+def optional(repo: str, filename: str, revision: str) -> None:
+    """Fetch one file that a repository may do without."""
     from huggingface_hub.errors import RemoteEntryNotFoundError
 
-    def get(name: str, revision: str) -> Path:
-        path = hf_hub_download(
-            spec.weights, name, revision=revision, etag_timeout=hub.REQUEST_TIMEOUT_S
-        )
-        return Path(path).parent
-
     try:
-        get(PREPROCESSOR_FILE, commit)
+        download(repo, filename, revision)
     except RemoteEntryNotFoundError:
-        _LOG.info("%s has no %s", spec.weights, PREPROCESSOR_FILE)
-    # The weights come before config.json, so that a snapshot with both is a complete one; asking
-    # for the revision by its name makes the client note in the cache which commit it is.
-    folder = get(filename, commit)
-    if get(CONFIG_FILE, spec.revision) != folder:
-        raise OSError("the repository changed during the download; try again")
-    return folder
+        _LOG.info("%s has no %s", repo, filename)
+
+
+def _snapshot(path: Path, filename: str) -> Path:
+    # <cache>/models--<repo>/snapshots/<commit>/<filename>, and a filename may hold folders.
+    return path.parents[len(PurePosixPath(filename).parts) - 1]
 
 
 def _unavailable(spec: EmbedderSpec, reason: str) -> UnavailableError:
     revision = f" --revision {spec.revision}" if spec.pinned else ""
+    files = " and ".join([*spec.config_files, spec.filenames[0]])
     return UnavailableError(
         f"the weights of {spec.name} ({spec.weights}, {spec.size_mb} MB) cannot be had here: "
         f"{reason}. Fetch them where there is a network with `hf download {spec.weights}"
-        f"{revision}` and copy the cache, or give a folder with {CONFIG_FILE} and "
-        f"{spec.filenames[0]} as weights=FOLDER "
+        f"{revision}` and copy the cache, or give a folder with {files} as weights=FOLDER "
         "(--embedder-weights FOLDER). `medretrieval embedders` lists what works now"
     )

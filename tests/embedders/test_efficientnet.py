@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from medretrieval.embedders import REGISTRY, load_embedder
-from medretrieval.embedders.base import hash_tensors, unit_rows
+from medretrieval.embedders.base import unit_rows
+from medretrieval.embedders.checkpoint import hash_tensors
 from medretrieval.embedders.loader import bundled_file
 from medretrieval.embedders.preprocess import prepare
 from medretrieval.errors import InputError, UsageError
@@ -219,7 +220,7 @@ def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
 def test_missing_local_weights(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="does not exist"):
         load_embedder("efficientnet-lite0", weights=tmp_path / "absent.pth")
-    with pytest.raises(InputError, match="is not a file"):
+    with pytest.raises(InputError, match="is incomplete"):
         load_embedder("efficientnet-lite0", weights=tmp_path)
 
 

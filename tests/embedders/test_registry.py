@@ -100,7 +100,7 @@ def test_missing_packages(monkeypatch: pytest.MonkeyPatch) -> None:
         return real(name)
 
     monkeypatch.setattr(importlib.metadata, "version", version)
-    assert status(REGISTRY["dinov2-base"]) == "missing package: pip install transformers"
+    assert status(REGISTRY["dinov2-base"]) == "missing extra: pip install transformers"
     assert status(REGISTRY["efficientnet-lite0"]) == "bundled"
     with pytest.raises(UnavailableError, match="pip install transformers"):
         load_embedder("dinov2-base")

@@ -1,0 +1,1 @@
+"""The rows of the table of embedders, a module for every kind. Imports nothing heavy."""
