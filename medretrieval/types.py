@@ -133,6 +133,8 @@ class EmbedderIdentity:
         preprocessing: JSON-able description: size, resize policy, interpolation, mean, std.
         pooling: how the vector is taken from the network, e.g. "class token".
         dim: length of an embedding.
+        precision: of the multiplications it was computed with; it changes embeddings by rounding
+            only, so that it is no part of their space.
     """
 
     name: str
@@ -142,6 +144,12 @@ class EmbedderIdentity:
     preprocessing: Mapping[str, Any]
     pooling: str
     dim: int
+    precision: str = "float32"
+
+    @property
+    def unit(self) -> str:
+        """What one embedding is of: a "slice", or a whole "volume"."""
+        return "volume" if self.preprocessing.get("unit") == "volume" else "slice"
 
     @property
     def space(self) -> str:
@@ -165,6 +173,26 @@ class Embedder(Protocol):
 
         Returns:
             (n, dim) float32, every row of L2 norm 1.
+        """
+        ...
+
+
+class VolumeEmbedder(Protocol):
+    """Anything that turns a whole volume into one embedding."""
+
+    @property
+    def identity(self) -> EmbedderIdentity:
+        """As of an `Embedder`; its preprocessing says "unit": "volume"."""
+        ...
+
+    def embed_volume(self, volume: Volume) -> NDArray[np.float32]:
+        """Embed one volume, of any grid.
+
+        Returns:
+            (dim,) float32 of L2 norm 1.
+
+        Raises:
+            InputError: it is none that this network can embed, such as a picture.
         """
         ...
 

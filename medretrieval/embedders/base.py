@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import ClassVar, Literal
@@ -30,9 +31,13 @@ class TorchEmbedder:
             same numbers whatever their count.
         pass_size: pictures per forward pass; longer lists are split. One picture of a vision
             transformer fills a core; a small convolutional network gains from a few.
+        keeps_in_bfloat16: whether features computed in bfloat16 keep a cosine above 0.999 to
+            those in float32, as `benchmarks/embedders.py` measures; only then does precision
+            "auto" take it.
     """
 
     pass_size: ClassVar[int] = 1
+    keeps_in_bfloat16: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -43,9 +48,11 @@ class TorchEmbedder:
         compute: Compute = DEFAULT_COMPUTE,
     ) -> None:
         self.spec = spec
-        self.identity = identity
         self.device = checked_device(compute.device)
-        self.precision = decided_precision(compute.precision, self.device)
+        self.precision = decided_precision(
+            compute.precision, gains=self.keeps_in_bfloat16 and multiplies_bfloat16(self.device)
+        )
+        self.identity = dataclasses.replace(identity, precision=self.precision)
         on_cpu = self.device.type == "cpu"
         self.threads = (compute.threads or torch.get_num_threads()) if on_cpu else 1
         self._workers = ThreadPoolExecutor(self.threads, initializer=_on_one_core)
@@ -148,11 +155,11 @@ def checked_device(name: str) -> torch.device:
     return device
 
 
-def decided_precision(wanted: Precision, device: torch.device) -> Literal["float32", "bfloat16"]:
-    """What `wanted` means on this processor."""
+def decided_precision(wanted: Precision, *, gains: bool) -> Literal["float32", "bfloat16"]:
+    """What `wanted` means for a network that gains from bfloat16 here, or does not."""
     if wanted != "auto":
         return wanted
-    return "bfloat16" if multiplies_bfloat16(device) else "float32"
+    return "bfloat16" if gains else "float32"
 
 
 def multiplies_bfloat16(device: torch.device) -> bool:

@@ -18,9 +18,9 @@ class Compute:
     Attributes:
         device: "cpu" or "cuda".
         threads: cores to embed on; default is the number of torch's threads.
-        precision: of the multiplications. "bfloat16" changes embeddings by rounding (cosine
-            about 0.9997 to the same network in float32); "auto" takes it where the processor has
-            instructions for it.
+        precision: of the multiplications. "bfloat16" is faster on processors that have
+            instructions for it, and changes embeddings by rounding; "auto" takes it on those, for
+            the networks whose embeddings keep a cosine above 0.999 to themselves in float32.
         runtime: "openvino" compiles the network for this CPU; it needs the package openvino.
     """
 

@@ -50,6 +50,7 @@ class Ensemble:
             },
             pooling="concatenated, each part of length 1",
             dim=sum(identity.dim for identity in identities),
+            precision=" + ".join(dict.fromkeys(identity.precision for identity in identities)),
         )
 
     @property

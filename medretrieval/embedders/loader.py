@@ -58,7 +58,7 @@ def load_embedder(
     """
     compute = Compute(device=device, threads=threads, precision=precision, runtime=runtime)
     local = None if weights is None else Path(weights).expanduser()
-    if isinstance(name, str) and SEPARATOR in name and not name.startswith(f"{names.FILE}:"):
+    if isinstance(name, str) and SEPARATOR in name:
         if local is not None:
             raise UsageError(
                 f"{name} is an ensemble: one path cannot be the weights of all its parts; put "

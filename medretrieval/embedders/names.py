@@ -6,23 +6,24 @@
     open_clip:ViT-B-32/laion2b_e16    the image side of a model of open_clip
     file:ours.json                    weights of your own, described by a few lines of JSON
 
-A revision may follow after "@" for hf:, as hf:org/repo@commit.
+A revision may follow after "@" for hf:, as hf:org/repo@commit. Names joined by "+" are an ensemble,
+so that the path of a JSON file can have no "+".
 """
 
 from __future__ import annotations
 
 import dataclasses
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 from medretrieval.embedders import weights as stored_weights
 from medretrieval.embedders.packages import require
 from medretrieval.embedders.preprocessor_config import read_json
 from medretrieval.embedders.registry import REGISTRY
 from medretrieval.embedders.rows.common import OPEN_CLIP, TIMM
-from medretrieval.embedders.spec import EmbedderSpec
+from medretrieval.embedders.spec import EmbedderSpec, Interpolation, Resize
 from medretrieval.errors import InputError, UsageError, unknown_name
 
 LIST_COMMAND = "medretrieval embedders"
@@ -48,13 +49,38 @@ FAMILIES: Mapping[str, Family] = {
 }
 FILE = "file"
 
-# What a JSON specification may say besides `like` and `weights`.
-_JSON_FIELDS = frozenset(
-    {
-        "name", "dim", "input_size", "resize", "resize_to", "crop_rounding", "interpolation",
-        "mean", "std", "pooling", "options", "license", "note",
-    }
-)  # fmt: skip
+
+def _triple(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 3 and all(map(_number, value))
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _size(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= 4096
+
+
+def _text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+# What a JSON specification may say besides `like` and `weights`: a check, and what it expects.
+_JSON_FIELDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "dim": (_size, "a length from 1 to 4096"),
+    "input_size": (_size, "pixels, from 1 to 4096"),
+    "resize": (get_args(Resize).__contains__, " or ".join(get_args(Resize))),
+    "resize_to": (_size, "pixels, from 1 to 4096"),
+    "crop_rounding": (("down", "even").__contains__, "down or even"),
+    "interpolation": (get_args(Interpolation).__contains__, " or ".join(get_args(Interpolation))),
+    "mean": (_triple, "three numbers"),
+    "std": (lambda value: _triple(value) and min(value) > 0, "three numbers above 0"),
+    "pooling": (_text, "text"),
+    "options": (lambda value: isinstance(value, dict), "an object"),
+    "license": (_text, "text"),
+    "note": (_text, "text"),
+}
 
 
 def find(name: str, local: Path | None = None) -> tuple[EmbedderSpec, Path | None]:
@@ -107,11 +133,11 @@ def _from_json(reference: str, local: Path | None) -> tuple[EmbedderSpec, Path]:
             f'{path} says nothing usable under "like" and "weights"; expected the name of the '
             "embedder that it resembles, and a path relative to the JSON file"
         )
-    unknown = sorted(set(stored) - _JSON_FIELDS)
+    unknown = sorted(set(stored) - set(_JSON_FIELDS))
     if unknown:
         raise InputError(
             f"{path} has {', '.join(unknown)}; expected like, weights and any of "
-            f"{', '.join(sorted(_JSON_FIELDS))}"
+            f"{', '.join(_JSON_FIELDS)}"
         )
     if like.startswith(f"{FILE}:"):
         raise InputError(f"{path} is like another JSON file; name an embedder that is none")
@@ -120,26 +146,27 @@ def _from_json(reference: str, local: Path | None) -> tuple[EmbedderSpec, Path]:
     return _changed(base, stored, path), location
 
 
-def _changed(base: EmbedderSpec, stored: dict[str, Any], path: Path) -> EmbedderSpec:
-    for field in ("mean", "std"):
-        if field in stored:
-            stored[field] = tuple(stored[field]) if isinstance(stored[field], list) else None
-    if "options" in stored:
-        stored["options"] = {**base.options, **stored["options"]}
-    if "input_size" in stored and stored.get("resize", base.resize) != "crop":
-        stored.setdefault("resize_to", stored["input_size"])
-    stored.setdefault("note", f"described by {path.name}")
+def _changed(base: EmbedderSpec, stored: Mapping[str, Any], path: Path) -> EmbedderSpec:
+    wrong = [
+        f"{field} {stored[field]!r}, expected {expected}"
+        for field, (fits, expected) in _JSON_FIELDS.items()
+        if field in stored and not fits(stored[field])
+    ]
+    if wrong:
+        raise InputError(f"{path} has {'; '.join(wrong)}")
+    changes: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()}
+    changes["options"] = {**base.options, **stored.get("options", {})}
+    if stored.get("resize", base.resize) != "crop":
+        changes.setdefault("resize_to", stored.get("input_size", base.input_size))
+    changes |= {
+        "name": f"{FILE}:{path.name}",
+        "source": "file",
+        "weights": path.stem,
+        "papers": (),
+        "license": stored.get("license", "unknown"),
+        "note": stored.get("note", f"described by {path.name}, like {base.name}"),
+    }
     try:
-        return dataclasses.replace(
-            base,
-            **{
-                **stored,
-                "name": f"{FILE}:{path.name}",
-                "source": "file",
-                "weights": stored.get("name", path.stem),
-                "papers": (),
-                "license": stored.get("license", "unknown"),
-            },
-        )
-    except (TypeError, UsageError) as error:
+        return dataclasses.replace(base, **changes)
+    except UsageError as error:
         raise InputError(f"{path} describes no usable embedder: {error}") from error

@@ -7,6 +7,7 @@ threads, each on one core, so that a stream's numbers do not depend on how many 
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -40,7 +41,9 @@ def compiled(
         example: (n, 3, S, S) float32.
         threads: calls that run at the same time, each on one core.
     """
-    with torch.inference_mode(False), torch.no_grad():
+    with torch.no_grad(), warnings.catch_warnings():
+        # Tracing takes what depends on the input's shape for constant, and here it is.
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)
         model = openvino.convert_model(
             _Forward(embedder), example_input=example, input=[tuple(example.shape)]
         )

@@ -281,6 +281,8 @@ def _identity(fields: _Fields) -> EmbedderIdentity:
         preprocessing=fields.get("preprocessing", dict),
         pooling=fields.get("pooling", str),
         dim=fields.positive("dim"),
+        # Not said by indexes older than the field, which were all made so.
+        precision=fields.get("precision", str) if "precision" in fields.data else "float32",
     )
 
 

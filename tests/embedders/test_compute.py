@@ -1,0 +1,160 @@
+"""How a network is run: threads, precision and runtime never change what it says."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from medretrieval.embedders import EmbedderSpec, load_embedder
+from medretrieval.embedders import base as base_module
+from medretrieval.embedders.base import TorchEmbedder, decided_precision, multiplies_bfloat16
+from medretrieval.embedders.compute import Compute
+from medretrieval.embedders.packages import missing, pip_command
+from medretrieval.errors import UnavailableError, UsageError
+
+LITE = "efficientnet-lite0"
+WAYS = [
+    {"runtime": runtime, "precision": precision}
+    for runtime in ("torch", "openvino")
+    for precision in ("float32", "bfloat16")
+]
+
+
+def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return (a * b).sum(axis=1)
+
+
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: " ".join(way.values()))
+@pytest.mark.parametrize("name", [LITE, "dinov2-small-reg", "mae-vit-b"])
+def test_a_picture_alone_and_among_others_gives_the_same(
+    name: str,
+    way: dict[str, Any],
+    pictures: list[np.ndarray],
+    tiny_spec: Callable[..., EmbedderSpec],
+    tiny_folder: Callable[[str], Path],
+) -> None:
+    spec = name if name == LITE else tiny_spec(name)
+    weights = None if name == LITE else tiny_folder(name)
+    embedder = load_embedder(spec, weights=weights, threads=1, **way)
+    together = embedder.embed_batch(pictures)
+    for picture, row in zip(pictures, together, strict=True):
+        np.testing.assert_allclose(embedder.embed_batch([picture])[0], row, atol=1e-5)
+    np.testing.assert_allclose(embedder.embed_batch(pictures[::-1])[::-1], together, atol=1e-5)
+
+
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: " ".join(way.values()))
+def test_the_number_of_threads_changes_nothing(
+    way: dict[str, Any], pictures: list[np.ndarray]
+) -> None:
+    one, three = (
+        load_embedder(LITE, threads=threads, **way).embed_batch(pictures * 3) for threads in (1, 3)
+    )
+    np.testing.assert_allclose(one, three, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["dinov2-small-reg", "dino-vitb16", "mae-vit-b"])
+def test_the_compiled_network_says_what_the_network_says(
+    name: str,
+    pictures: list[np.ndarray],
+    tiny_spec: Callable[..., EmbedderSpec],
+    tiny_folder: Callable[[str], Path],
+) -> None:
+    plain = load_embedder(tiny_spec(name), weights=tiny_folder(name))
+    compiled = load_embedder(tiny_spec(name), weights=tiny_folder(name), runtime="openvino")
+    assert cosines(plain.embed_batch(pictures), compiled.embed_batch(pictures)).min() > 0.999999
+    assert compiled.identity == plain.identity
+
+
+def test_the_compiled_bundled_network(pictures: list[np.ndarray]) -> None:
+    plain, compiled = load_embedder(LITE), load_embedder(LITE, runtime="openvino")
+    assert cosines(plain.embed_batch(pictures), compiled.embed_batch(pictures)).min() > 0.999999
+    assert compiled.embed_batch([]).shape == (0, plain.identity.dim)
+
+
+def test_low_precision_is_said_but_is_the_same_space(pictures: list[np.ndarray]) -> None:
+    plain, low = load_embedder(LITE), load_embedder(LITE, precision="bfloat16")
+    assert plain.identity.precision == "float32"
+    assert low.identity.precision == "bfloat16"
+    assert plain.identity.space == low.identity.space
+    found = cosines(plain.embed_batch(pictures), low.embed_batch(pictures))
+    assert found.min() > 0.98
+    assert found.min() < 0.99999, "bfloat16 was asked for and not used"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "gains", "decided"),
+    [
+        ("float32", True, "float32"),
+        ("bfloat16", False, "bfloat16"),
+        ("auto", True, "bfloat16"),
+        ("auto", False, "float32"),
+    ],
+)
+def test_decided_precision(wanted: Any, gains: bool, decided: str) -> None:
+    assert decided_precision(wanted, gains=gains) == decided
+
+
+def test_auto_needs_a_processor_and_a_network_that_gain(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Toy(TorchEmbedder):
+        keeps_in_bfloat16 = True
+
+    class Fragile(TorchEmbedder):
+        keeps_in_bfloat16 = False
+
+    identity = load_embedder(LITE).identity
+    spec = dataclasses.replace(load_embedder(LITE).spec)  # type: ignore[attr-defined]
+    compute = Compute(precision="auto")
+    for able, decided in ((True, "bfloat16"), (False, "float32")):
+        monkeypatch.setattr(base_module, "multiplies_bfloat16", lambda device, able=able: able)
+        made = [
+            kind(spec, torch.nn.Identity(), identity=identity, compute=compute).precision
+            for kind in (Toy, Fragile)
+        ]
+        assert made == [decided, "float32"]
+
+
+def test_what_the_processor_can() -> None:
+    able = torch.cpu.get_capabilities()
+    expected = bool(able.get("avx512_bf16") or able.get("amx_bf16"))
+    assert multiplies_bfloat16(torch.device("cpu")) is expected
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"precision": "float16"}, "precision is 'float16'; expected float32, bfloat16, auto"),
+        ({"runtime": "onnx"}, "runtime is 'onnx'; expected torch, openvino"),
+        ({"threads": 0}, "threads is 0"),
+        ({"runtime": "openvino", "device": "cuda"}, "is for the CPU"),
+    ],
+)
+def test_a_way_that_there_is_not(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        load_embedder(LITE, **options)
+
+
+def test_a_runtime_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    from importlib import metadata
+
+    installed = metadata.version
+
+    def without_openvino(package: str) -> str:
+        if package == "openvino":
+            raise metadata.PackageNotFoundError(package)
+        return installed(package)
+
+    monkeypatch.setattr("importlib.metadata.version", without_openvino)
+    with pytest.raises(UnavailableError, match=r"run `pip install openvino==[\d.]+`"):
+        load_embedder(LITE, runtime="openvino")
+    assert load_embedder(LITE).identity.name == LITE
+
+
+def test_packages() -> None:
+    assert missing(["torch", "numpy>=1", "no-such-package==1.0"]) == ["no-such-package==1.0"]
+    assert pip_command(["a==1", "b"]) == "pip install a==1 b"
