@@ -11,11 +11,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from medretrieval.embedders.compute import DEFAULT_COMPUTE, Compute, Precision
+from medretrieval.embedders.compute import DEFAULT_COMPUTE, Compute
 from medretrieval.embedders.preprocess import check_picture, prepare
 from medretrieval.embedders.spec import EmbedderSpec
 from medretrieval.errors import InputError, UsageError
 from medretrieval.types import EmbedderIdentity
+
+# Features that are computed in bfloat16 and have a lower cosine to themselves are other features.
+KEPT = 0.999
 
 
 class TorchEmbedder:
@@ -31,13 +34,9 @@ class TorchEmbedder:
             same numbers whatever their count.
         pass_size: pictures per forward pass; longer lists are split. One picture of a vision
             transformer fills a core; a small convolutional network gains from a few.
-        keeps_in_bfloat16: whether features computed in bfloat16 keep a cosine above 0.999 to
-            those in float32, as `benchmarks/embedders.py` measures; only then does precision
-            "auto" take it.
     """
 
     pass_size: ClassVar[int] = 1
-    keeps_in_bfloat16: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -49,14 +48,18 @@ class TorchEmbedder:
     ) -> None:
         self.spec = spec
         self.device = checked_device(compute.device)
-        self.precision = decided_precision(
-            compute.precision, gains=self.keeps_in_bfloat16 and multiplies_bfloat16(self.device)
-        )
-        self.identity = dataclasses.replace(identity, precision=self.precision)
         on_cpu = self.device.type == "cpu"
         self.threads = (compute.threads or torch.get_num_threads()) if on_cpu else 1
         self._workers = ThreadPoolExecutor(self.threads, initializer=_on_one_core)
         self.network = network.eval().requires_grad_(False).to(self.device)
+        self.precision: Literal["float32", "bfloat16"] = "float32"
+        if compute.precision == "bfloat16" or (
+            compute.precision == "auto"
+            and multiplies_bfloat16(self.device)
+            and self._cosine_in_bfloat16() > KEPT
+        ):
+            self.precision = "bfloat16"
+        self.identity = dataclasses.replace(identity, precision=self.precision)
         # A kernel may round by the shape of its input where precision is low, so there, and where
         # the network is compiled for one shape, every pass is filled up to the same shape.
         self._filled = self.precision != "float32" or compute.runtime != "torch"
@@ -107,12 +110,23 @@ class TorchEmbedder:
         return features[: len(images)]
 
     def _run_torch(self, pixels: torch.Tensor) -> torch.Tensor:
-        low = self.precision == "bfloat16"
+        return self._run_as(self.precision, pixels)
+
+    def _run_as(self, precision: str, pixels: torch.Tensor) -> torch.Tensor:
         with (
             torch.inference_mode(),
-            torch.autocast(self.device.type, torch.bfloat16, enabled=low),
+            torch.autocast(self.device.type, torch.bfloat16, enabled=precision == "bfloat16"),
         ):
             return self.forward(pixels.to(self.device))
+
+    def _cosine_in_bfloat16(self) -> float:
+        """The least cosine of a test picture's features to themselves in bfloat16."""
+        pixels = torch.from_numpy(prepare(test_pictures(), self.spec))
+        plain, low = (
+            torch.cat([self._run_as(precision, row[None]).float() for row in pixels])
+            for precision in ("float32", "bfloat16")
+        )
+        return float(torch.nn.functional.cosine_similarity(plain, low).min())
 
 
 def _on_one_core() -> None:
@@ -155,11 +169,18 @@ def checked_device(name: str) -> torch.device:
     return device
 
 
-def decided_precision(wanted: Precision, *, gains: bool) -> Literal["float32", "bfloat16"]:
-    """What `wanted` means for a network that gains from bfloat16 here, or does not."""
-    if wanted != "auto":
-        return wanted
-    return "bfloat16" if gains else "float32"
+def test_pictures() -> list[NDArray[np.uint8]]:
+    """Three grey pictures with edges, shades and texture, always the same."""
+    y, x = np.mgrid[-1:1:256j, -1:1:256j]
+    body = (x / 0.9) ** 2 + (y / 0.7) ** 2 < 1
+    organs = ((x - 0.3) ** 2 + y**2 < 0.06) + 2.0 * ((x + 0.4) ** 2 + (y - 0.1) ** 2 < 0.04)
+    texture = np.random.default_rng(0).random(x.shape)
+    shades = (
+        body * (90 + 50 * organs + 20 * texture),
+        128 + 60 * np.sin(9 * x + 4 * y) + 60 * np.cos(15 * y * x),
+        255 * (texture**4 * body + ~body * (x > 0)),
+    )
+    return [np.clip(shade, 0, 255).astype(np.uint8) for shade in shades]
 
 
 def multiplies_bfloat16(device: torch.device) -> bool:

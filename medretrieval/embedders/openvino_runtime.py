@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import openvino
 import torch
+from torch.jit._trace import TracerWarning
 
 
 class _Forward(torch.nn.Module):
@@ -43,7 +44,7 @@ def compiled(
     """
     with torch.no_grad(), warnings.catch_warnings():
         # Tracing takes what depends on the input's shape for constant, and here it is.
-        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        warnings.simplefilter("ignore", TracerWarning)
         model = openvino.convert_model(
             _Forward(embedder), example_input=example, input=[tuple(example.shape)]
         )
