@@ -17,7 +17,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from medretrieval.cli import parser  # noqa: E402
+from medretrieval.arguments import parser  # noqa: E402
 from medretrieval.embedders import REGISTRY as EMBEDDERS  # noqa: E402
 from medretrieval.segmentation import REGISTRY as SEGMENTERS  # noqa: E402
 
@@ -43,14 +43,17 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def embedder_table() -> str:
+    source = {"package": "bundled", "hub": "Hub", "file": "local file"}
     return markdown(
         [
             {
                 "name": f"`{s.name}`",
-                "weights": s.weights,
+                "papers": ", ".join(s.papers) or "-",
                 "dim": s.dim,
                 "input": s.input_size,
-                "papers": ", ".join(s.papers) or "-",
+                "feature": s.pooling,
+                "weights": f"{source[s.source]}: {s.weights}",
+                "MB": s.size_mb,
                 "licence": s.license,
             }
             for s in EMBEDDERS.values()

@@ -11,23 +11,14 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from medretrieval import __version__
+from medretrieval.arguments import embedder_options, label_names, parser, where
 from medretrieval.console import ProgressBar, plain, table
-from medretrieval.errors import MedRetrievalError, UsageError
-from medretrieval.retrieval.modes import DEFAULT_MODE, MODES
-
-# Named here too, because the table itself (`medretrieval.index.KINDS`) loads faiss.
-INDEX_KINDS = ("flat", "hnsw")
-# As `medretrieval.imaging.POLICIES`, which loads the readers.
-WINDOWS = (
-    *("auto", "percentile", "identity"),
-    *("ct-lung", "ct-mediastinum", "ct-abdomen", "ct-bone", "ct-brain", "ct-wide"),
-)
+from medretrieval.errors import MedRetrievalError
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -45,7 +36,7 @@ def main(args: Sequence[str] | None = None) -> int:
         warnings.simplefilter("ignore")
         logging.getLogger("nibabel.global").setLevel(logging.ERROR)
     try:
-        options.run(options)
+        COMMANDS[options.command](options)
     except MedRetrievalError as error:
         if options.debug:
             raise
@@ -68,181 +59,6 @@ def main(args: Sequence[str] | None = None) -> int:
         )
         return 1
     return 0
-
-
-def parser() -> argparse.ArgumentParser:
-    """The parser of all commands."""
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--json", action="store_true", help="print JSON on stdout")
-    common.add_argument("--quiet", action="store_true", help="no progress bar on stderr")
-    common.add_argument("--debug", action="store_true", help="log details, show tracebacks")
-
-    top = argparse.ArgumentParser(
-        prog="medretrieval",
-        description="Find similar annotated medical images and segment yours from them with SAM 2. "
-        "Research use only. Not for diagnosis.",
-    )
-    top.add_argument("--version", action="version", version=f"medretrieval {__version__}")
-    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-
-    def command(
-        name: str, run: Callable[[argparse.Namespace], None], help: str
-    ) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, parents=[common], help=help, description=help)
-        sub.set_defaults(run=run)
-        return sub
-
-    demo = command("demo", _demo, "build or open the built-in demo index and print its path")
-    demo.add_argument("--force", action="store_true", help="build it again")
-
-    build = command("build", _build, "build an index folder from images and masks")
-    build.add_argument("source", metavar="SOURCE", help="folder of images, or a .csv table")
-    build.add_argument("out", metavar="OUT", help="the index folder to write")
-    build.add_argument("--embedder", default="efficientnet-lite0", metavar="NAME")
-    build.add_argument("--masks", metavar="DIR", help="label maps with the images' file names")
-    build.add_argument(
-        "--table", metavar="CSV", help="table of the cases; its paths are relative to SOURCE"
-    )
-    build.add_argument("--modality", help="of every image of a folder, e.g. CT")
-    build.add_argument("--region", help="body region of every image of a folder")
-    build.add_argument(
-        "--labels-from-folders", action="store_true", help="sub-folders name the images' labels"
-    )
-    build.add_argument("--channel", type=int, default=0, help="channel of 4-D volumes (default: 0)")
-    build.add_argument(
-        "--where",
-        action="append",
-        default=[],
-        metavar="COLUMN=VALUE",
-        help="keep only these rows of the table (repeatable)",
-    )
-    build.add_argument(
-        "--label-names", default="", metavar="1=A,2=B", help="names of the mask values"
-    )
-    build.add_argument("--index", dest="index_kind", choices=INDEX_KINDS, default="flat")
-    build.add_argument(
-        "--window",
-        default="auto",
-        metavar="NAME",
-        help=f"intensity policy (default: auto): {', '.join(WINDOWS)}",
-    )
-    build.add_argument(
-        "--axis",
-        default="acquisition",
-        choices=("acquisition", "axial", "coronal", "sagittal"),
-        help="the direction in which volumes are sliced",
-    )
-    build.add_argument("--name", help="name of the index (default: the folder's name)")
-    build.add_argument("--license", default="unknown", help="licence of the images")
-    build.add_argument("--source", dest="origin", help="where the images come from, for the card")
-    build.add_argument("--split", help="which part of a data set this is, for the card")
-    build.add_argument("--float16", action="store_true", help="store embeddings at half precision")
-    build.add_argument("--skip-bad", action="store_true", help="leave out unreadable cases")
-    build.add_argument("--force", action="store_true", help="replace an existing OUT")
-    _weights(build)
-    _one_slice(build)
-
-    info = command("info", _info, "manifest, counts, size, and what checks out")
-    info.add_argument("index", metavar="INDEX")
-
-    search = command("search", _search, "find the most similar slices or volumes")
-    search.add_argument("index", metavar="INDEX")
-    search.add_argument("query", metavar="QUERY", help="image, volume, DICOM folder or zip")
-    search.add_argument("--mode", choices=tuple(MODES), default=DEFAULT_MODE)
-    search.add_argument(
-        "-k",
-        type=_positive,
-        default=5,
-        help="hits at most, in mode slice for each query slice (default: 5)",
-    )
-    search.add_argument("--slice", type=int, metavar="N", help="only this slice of the query")
-    search.add_argument("--modality", help="only database slices of this modality")
-    search.add_argument("--region", help="only database slices of this body region")
-    search.add_argument("--labels", type=_names, metavar="A,B", help="only slices that show one")
-    _query(search)
-
-    segment = command("segment", _segment, "segment a query from retrieved annotated slices")
-    segment.add_argument("index", metavar="INDEX")
-    segment.add_argument("query", metavar="QUERY", help="image, volume, DICOM folder or zip")
-    segment.add_argument("--out", required=True, metavar="MASK.nii.gz")
-    segment.add_argument("--segmenter", default="sam2-micro", metavar="NAME")
-    segment.add_argument("--checkpoint", type=Path, metavar="FILE", help="local weights for it")
-    segment.add_argument("--support-k", type=_positive, default=8, metavar="K")
-    segment.add_argument("--labels", type=_names, metavar="A,B", help="only these structures")
-    segment.add_argument("--slice", type=int, metavar="N", help="only this slice of the query")
-    segment.add_argument(
-        "--truth", type=Path, metavar="MASK", help="a known label map: report the Dice against it"
-    )
-    segment.add_argument(
-        "--truth-names",
-        default="",
-        metavar="1=A,2=B",
-        help="names of the values of --truth (default: as in the index)",
-    )
-    segment.add_argument("--force", action="store_true", help="replace an existing --out file")
-    _query(segment)
-
-    command("embedders", _embedders, "embedders, and what works on this machine now")
-    command("segmenters", _segmenters, "segmenters, and what works on this machine now")
-    return top
-
-
-def _weights(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument(
-        "--embedder-weights",
-        type=Path,
-        metavar="PATH",
-        help="local file or folder with the embedder's weights",
-    )
-
-
-def _one_slice(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument(
-        "--allow-one-slice", action="store_true", help="accept a NIfTI volume of a single slice"
-    )
-
-
-def _query(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--channel", type=int, default=0, help="channel of a 4-D query (default: 0)")
-    sub.add_argument(
-        "--exclude-patient", metavar="ID", help="leave this patient of the index out of the search"
-    )
-    _weights(sub)
-    _one_slice(sub)
-
-
-def _positive(text: str) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return value
-
-
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
-
-
-def _label_names(text: str, option: str = "--label-names") -> dict[int, str] | None:
-    names: dict[int, str] = {}
-    for item in _names(text):
-        value, equals, name = item.partition("=")
-        if not (equals and value.strip().isdecimal() and name.strip()):
-            raise UsageError(
-                f"{option}: {item!r} is not VALUE=NAME; write for example 1=RV,2=Myo,3=LV"
-            )
-        names[int(value)] = name.strip()
-    return names or None
-
-
-def _where(items: Sequence[str]) -> dict[str, str] | None:
-    pairs = [item.partition("=") for item in items]
-    for (column, equals, _), item in zip(pairs, items, strict=True):
-        if not (column and equals):
-            raise UsageError(f"--where: {item!r} is not COLUMN=VALUE; write e.g. split=database")
-    return {column: value for column, _, value in pairs} or None
 
 
 def _print(options: argparse.Namespace, data: Any, text: Callable[[], str]) -> None:
@@ -275,15 +91,15 @@ def _build(options: argparse.Namespace) -> None:
         options.source,
         options.out,
         embedder=options.embedder,
-        weights=options.embedder_weights,
+        **embedder_options(options),
         masks=options.masks,
         table=options.table,
-        where=_where(options.where),
+        where=where(options.where),
         modality=options.modality,
         region=options.region,
         labels_from_folders=options.labels_from_folders,
         channel=options.channel,
-        label_names=_label_names(options.label_names),
+        label_names=label_names(options.label_names),
         slices=SlicePolicy(axis=options.axis, window=options.window),
         index_kind=options.index_kind,
         name=options.name,
@@ -309,7 +125,7 @@ def _info(options: argparse.Namespace) -> None:
 def _search(options: argparse.Namespace) -> None:
     from medretrieval.retrieval.engine import open_index
 
-    index = open_index(options.index, weights=options.embedder_weights)
+    index = open_index(options.index, **embedder_options(options))
     result = index.search(
         options.query,
         mode=options.mode,
@@ -333,8 +149,9 @@ def _search(options: argparse.Namespace) -> None:
 
 
 def _segment(options: argparse.Namespace) -> None:
+    from medretrieval.folders import cache_dir
     from medretrieval.imaging import check_target, read_labels, read_volume, write_labels
-    from medretrieval.pipeline import cache_dir, segment
+    from medretrieval.pipeline import segment
     from medretrieval.retrieval.engine import open_index
     from medretrieval.segmentation import MemoryCache, load_segmenter
 
@@ -344,10 +161,10 @@ def _segment(options: argparse.Namespace) -> None:
     )
     # Before minutes of work for a mask that cannot be written.
     check_target(out, query.grid, overwrite=options.force)
-    index = open_index(options.index, weights=options.embedder_weights)
+    index = open_index(options.index, **embedder_options(options))
     truth = None
     if options.truth:
-        names = _label_names(options.truth_names, "--truth-names")
+        names = label_names(options.truth_names, "--truth-names")
         truth = read_labels(options.truth, reference=query.grid)
         truth = replace(truth, names=names or index.store.vocabulary)
     result = segment(
@@ -383,8 +200,9 @@ def _embedders(options: argparse.Namespace) -> None:
     from medretrieval.embedders import list_embedders
 
     rows = list_embedders()
-    columns = ["name", "status", "dim", "input", "weights", "revision", "license", "paper"]
-    _print(options, rows, lambda: table(rows, columns))
+    columns = ["name", "paper", "dim", "input", "weights", "revision", "license", "MB", "status"]
+    short = [{**row, "revision": row["revision"][:12], "MB": row["size_mb"]} for row in rows]
+    _print(options, rows, lambda: table(short, columns))
 
 
 def _segmenters(options: argparse.Namespace) -> None:
@@ -393,3 +211,14 @@ def _segmenters(options: argparse.Namespace) -> None:
     rows = list_segmenters()
     columns = ["name", "status", "input", "weights", "revision", "license", "note"]
     _print(options, rows, lambda: table(rows, columns))
+
+
+COMMANDS: Mapping[str, Callable[[argparse.Namespace], None]] = {
+    "demo": _demo,
+    "build": _build,
+    "info": _info,
+    "search": _search,
+    "segment": _segment,
+    "embedders": _embedders,
+    "segmenters": _segmenters,
+}

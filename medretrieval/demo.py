@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from medretrieval import __version__
+from medretrieval.embedders.registry import DEFAULT_EMBEDDER
 from medretrieval.errors import IndexFormatError
-from medretrieval.pipeline import DEFAULT_EMBEDDER, cache_dir
+from medretrieval.folders import cache_dir
 from medretrieval.types import LabelVolume, Progress, SlicePolicy, Volume, no_progress
 
 if TYPE_CHECKING:

@@ -6,7 +6,6 @@ call it and add nothing of their own.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from medretrieval.embedders.registry import DEFAULT_EMBEDDER
 from medretrieval.errors import UsageError, unknown_name
 from medretrieval.metrics.segmentation import dice
+from medretrieval.segmentation.registry import DEFAULT_SEGMENTER
 from medretrieval.types import (
     UNKNOWN,
     Embedder,
@@ -27,35 +28,27 @@ from medretrieval.types import (
     SlicePolicy,
     Support,
     Volume,
+    VolumeEmbedder,
     no_progress,
 )
 
 if TYPE_CHECKING:
+    from medretrieval.embedders.compute import Precision, Runtime
     from medretrieval.retrieval.engine import Index
     from medretrieval.segmentation.volume import BatchSegmenter
 
-DEFAULT_EMBEDDER = "efficientnet-lite0"
-DEFAULT_SEGMENTER = "sam2-micro"
 DEFAULT_SUPPORT_K = 8
-
-
-def cache_dir() -> Path:
-    """Folder for what can be made again: the demo index and stored memories.
-
-    `MEDRETRIEVAL_CACHE` moves it; otherwise it is `medretrieval` in the user's cache folder.
-    """
-    named = os.environ.get("MEDRETRIEVAL_CACHE")
-    if named:
-        return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "medretrieval"
 
 
 def build_index(
     source: str | Path,
     out: str | Path,
     *,
-    embedder: str | Embedder = DEFAULT_EMBEDDER,
+    embedder: str | Embedder | VolumeEmbedder = DEFAULT_EMBEDDER,
     weights: str | Path | None = None,
+    device: str = "cpu",
+    precision: Precision = "float32",
+    runtime: Runtime = "torch",
     masks: str | Path | None = None,
     table: str | Path | None = None,
     where: Mapping[str, str] | None = None,
@@ -89,6 +82,7 @@ def build_index(
         channel: which channel of 4-D volumes.
         label_names: mask value -> name, for cases that do not name their labels themselves.
         weights: local file or folder with the embedder's weights.
+        device, precision, runtime: how it is computed, see `embedders.load_embedder`.
         license, origin, split: of the images; they go into the manifest and the card. The origin
             defaults to the name of the source folder.
         float16: store the embeddings at half precision.
@@ -103,6 +97,7 @@ def build_index(
         InputError: a case cannot be read, or the source holds none.
         UnavailableError: the embedder's weights are not on this machine and cannot be fetched.
     """
+    from medretrieval.embedders import load_embedder
     from medretrieval.index import build, cases_from_folder, cases_from_table
 
     source = Path(source)
@@ -138,7 +133,11 @@ def build_index(
     return build(
         cases,
         Path(out),
-        embedder=_embedder(embedder, weights),
+        embedder=load_embedder(
+            embedder, weights=weights, device=device, precision=precision, runtime=runtime
+        )
+        if isinstance(embedder, str)
+        else embedder,
         slices=slices or SlicePolicy(),
         index_kind=index_kind,
         name=name or Path(out).resolve().name,
@@ -150,14 +149,6 @@ def build_index(
         skip_bad=skip_bad,
         progress=progress,
     )
-
-
-def _embedder(embedder: str | Embedder, weights: str | Path | None = None) -> Embedder:
-    if not isinstance(embedder, str):
-        return embedder
-    from medretrieval.embedders import load_embedder
-
-    return load_embedder(embedder, weights=None if weights is None else Path(weights))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -270,10 +261,14 @@ def segment(
         A label map with exactly the grid of `query`.
 
     Raises:
-        UsageError: no supports, a label that no support has, a slice that does not exist.
+        UsageError: no supports, a label that no support has, a slice that does not exist; or
+            `supports` are left out with an index of whole volumes, which cannot find any.
     """
+    from medretrieval.retrieval.whole import refuse_supports
     from medretrieval.segmentation import load_segmenter, segment_volume
 
+    if supports is None:
+        refuse_supports(index.manifest.embedder)
     start = time.perf_counter()
     model = load_segmenter(segmenter) if isinstance(segmenter, str) else segmenter
     policy = index.manifest.slices

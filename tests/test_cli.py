@@ -14,7 +14,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from medretrieval.cli import INDEX_KINDS, WINDOWS, main, parser
+from medretrieval.arguments import INDEX_KINDS, WINDOWS, parser
+from medretrieval.cli import main
 from medretrieval.imaging import POLICIES
 from medretrieval.index import KINDS
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medretrieval.cli import parser
+from medretrieval.arguments import parser
 from medretrieval.demo import demo_cases
 from medretrieval.imaging import write_volume
 from medretrieval.index import build

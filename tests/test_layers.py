@@ -17,13 +17,13 @@ PACKAGE = Path(medretrieval.__file__).parent
 LAYERS = (
     {"errors"},
     {"types"},
-    {"imaging", "similarity", "metrics", "hub"},
+    {"imaging", "similarity", "metrics", "hub", "folders"},
     {"embedders", "index", "phantoms"},
     {"retrieval", "segmentation"},
     {"pipeline"},
     {"demo"},
     {"evaluation"},
-    {"console"},
+    {"console", "arguments"},
     {"ui", "cli", "__main__"},
 )
 DEPTH = {name: depth for depth, names in enumerate(LAYERS) for name in names}

@@ -104,6 +104,21 @@ def load_exactly(
     network.load_state_dict(dict(tensors))
 
 
+def load_but_counters(
+    network: torch.nn.Module, tensors: Mapping[str, torch.Tensor], spec: EmbedderSpec, where: object
+) -> dict[str, torch.Tensor]:
+    """`load_exactly`, whether or not the file counts batches of training (BatchNorm's tensors).
+
+    Returns:
+        The tensors that features depend on: all but these counts.
+    """
+    counter = "num_batches_tracked"
+    used = {name: tensor for name, tensor in tensors.items() if not name.endswith(counter)}
+    own = {name: tensor for name, tensor in network.state_dict().items() if name.endswith(counter)}
+    load_exactly(network, {**used, **own}, spec, where)
+    return used
+
+
 def identity_of(
     spec: EmbedderSpec, tensors: Mapping[str, torch.Tensor], revision: str
 ) -> EmbedderIdentity:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medretrieval.errors import UsageError
-from medretrieval.types import Embedder, EmbedderIdentity
+from medretrieval.types import Embedder, EmbedderIdentity, VolumeEmbedder
 
 SEPARATOR = "+"
 
@@ -25,16 +26,22 @@ class Ensemble:
         identity: names and dimensions put together; `preprocessing` holds every part's identity.
     """
 
-    def __init__(self, parts: Sequence[Embedder]) -> None:
+    def __init__(self, parts: Sequence[Embedder | VolumeEmbedder]) -> None:
         if len(parts) < 2:
             raise UsageError(f"an ensemble needs two embedders or more, not {len(parts)}")
         identities = [part.identity for part in parts]
+        for identity in identities:
+            if identity.unit == "volume":
+                raise UsageError(
+                    f"{identity.name} embeds whole volumes, so it cannot be part of an ensemble; "
+                    "join embedders of slices only"
+                )
         if len({identity.space for identity in identities}) < len(parts):
             raise UsageError(
                 f"ensemble {SEPARATOR.join(i.name for i in identities)} holds the same embedder "
                 "twice; give each part once"
             )
-        self.parts = tuple(parts)
+        self.parts = tuple(cast(Embedder, part) for part in parts)
         self.identity = EmbedderIdentity(
             name=SEPARATOR.join(identity.name for identity in identities),
             weights=f" {SEPARATOR} ".join(identity.weights for identity in identities),

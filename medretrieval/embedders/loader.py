@@ -18,13 +18,14 @@ from medretrieval.embedders.registry import REGISTRY
 from medretrieval.embedders.rows.common import OPENVINO
 from medretrieval.embedders.spec import LOCAL_FILE, EmbedderSpec
 from medretrieval.errors import InputError, UnavailableError, UsageError
-from medretrieval.types import Embedder
+from medretrieval.folders import weights_dir
+from medretrieval.types import Embedder, VolumeEmbedder
 
 
 class _Adapter(Protocol):
     def load(
         self, spec: EmbedderSpec, location: Path, *, revision: str, compute: Compute
-    ) -> Embedder: ...
+    ) -> Embedder | VolumeEmbedder: ...
 
 
 def load_embedder(
@@ -35,7 +36,7 @@ def load_embedder(
     threads: int | None = None,
     precision: Precision = "float32",
     runtime: Runtime = "torch",
-) -> Embedder:
+) -> Embedder | VolumeEmbedder:
     """Load an embedder by its name, or by a specification of your own.
 
     Weights are looked for on this machine first (the folder for local weights, an installed
@@ -62,14 +63,16 @@ def load_embedder(
         if local is not None:
             raise UsageError(
                 f"{name} is an ensemble: one path cannot be the weights of all its parts; put "
-                f"them into {stored_weights.local_folder()} under the parts' names"
+                f"them into {weights_dir()} under the parts' names"
             )
         parts = [part.strip() for part in name.split(SEPARATOR)]
         return Ensemble([_load(part, None, compute) for part in parts])
     return _load(name, local, compute)
 
 
-def _load(name: str | EmbedderSpec, local: Path | None, compute: Compute) -> Embedder:
+def _load(
+    name: str | EmbedderSpec, local: Path | None, compute: Compute
+) -> Embedder | VolumeEmbedder:
     if local is not None and not local.exists():
         raise InputError(
             f"{local} does not exist; expected local weights of "
@@ -87,7 +90,7 @@ def _load(name: str | EmbedderSpec, local: Path | None, compute: Compute) -> Emb
 
 def _location(spec: EmbedderSpec, local: Path | None) -> tuple[Path, str]:
     """Where the weights of `spec` are on this machine, and their revision."""
-    found = local or stored_weights.local(spec)
+    found = local or stored_weights.local(_local_names(spec))
     if found is not None:
         if not found.exists():
             raise InputError(f"{found} does not exist; expected the weights of {spec.name}")
@@ -97,6 +100,16 @@ def _location(spec: EmbedderSpec, local: Path | None) -> tuple[Path, str]:
     if spec.source == "file":
         raise stored_weights.not_public(spec)
     return stored_weights.fetch(spec)
+
+
+def _local_names(spec: EmbedderSpec) -> list[str]:
+    """What the user may have called the weights: other features of the same weights count."""
+    same = [s.name for s in REGISTRY.values() if _weights_of(s) == _weights_of(spec)]
+    return list(dict.fromkeys([spec.name, *same]))
+
+
+def _weights_of(spec: EmbedderSpec) -> tuple[str, tuple[str, ...]]:
+    return spec.weights, spec.filenames
 
 
 def get_spec(name: str) -> EmbedderSpec:
@@ -123,7 +136,7 @@ def status(spec: EmbedderSpec) -> str:
     absent = missing(("torch", *spec.requires))
     if absent:
         return f"missing extra: {pip_command(absent)}"
-    if stored_weights.local(spec) is not None:
+    if stored_weights.local(_local_names(spec)) is not None:
         return "local file"
     if spec.source == "package":
         return "bundled"

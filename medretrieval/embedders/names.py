@@ -6,7 +6,8 @@
     open_clip:ViT-B-32/laion2b_e16    the image side of a model of open_clip
     file:ours.json                    weights of your own, described by a few lines of JSON
 
-A revision may follow after "@" for hf:, as hf:org/repo@commit. Names joined by "+" are an ensemble,
+A revision may follow after "@" for repositories of the Hub: hf:org/repo@commit and
+open_clip:hf-hub:org/repo@commit. Names joined by "+" are an ensemble,
 so that the path of a JSON file can have no "+".
 """
 
@@ -18,13 +19,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
-from medretrieval.embedders import weights as stored_weights
 from medretrieval.embedders.packages import require
 from medretrieval.embedders.preprocessor_config import read_json
 from medretrieval.embedders.registry import REGISTRY
 from medretrieval.embedders.rows.common import OPEN_CLIP, TIMM
-from medretrieval.embedders.spec import EmbedderSpec, Interpolation, Resize
+from medretrieval.embedders.spec import CROPPING, EmbedderSpec, Interpolation, Resize
 from medretrieval.errors import InputError, UsageError, unknown_name
+from medretrieval.folders import weights_dir
 
 LIST_COMMAND = "medretrieval embedders"
 
@@ -120,11 +121,11 @@ def _from_json(reference: str, local: Path | None) -> tuple[EmbedderSpec, Path]:
     if local is not None and local.suffix == ".json":
         path = local
     elif not path.exists() and not path.is_absolute():
-        path = stored_weights.local_folder() / path
+        path = weights_dir() / path
     if not path.is_file():
         raise InputError(
             f"{path} does not exist; expected a JSON file that describes an embedder, as in "
-            f"file:ours.json, there or in {stored_weights.local_folder()}"
+            f"file:ours.json, there or in {weights_dir()}"
         )
     stored = read_json(path)
     like, weights = stored.pop("like", None), stored.pop("weights", None)
@@ -156,7 +157,7 @@ def _changed(base: EmbedderSpec, stored: Mapping[str, Any], path: Path) -> Embed
         raise InputError(f"{path} has {'; '.join(wrong)}")
     changes: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()}
     changes["options"] = {**base.options, **stored.get("options", {})}
-    if stored.get("resize", base.resize) != "crop":
+    if stored.get("resize", base.resize) not in CROPPING:
         changes.setdefault("resize_to", stored.get("input_size", base.input_size))
     changes |= {
         "name": f"{FILE}:{path.name}",

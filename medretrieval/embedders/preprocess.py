@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from medretrieval.embedders.spec import EmbedderSpec
+from medretrieval.embedders.spec import CROPPING, EmbedderSpec
 from medretrieval.errors import InputError
 
 _RESAMPLING = {
@@ -73,7 +73,7 @@ def resize(picture: NDArray[np.uint8], spec: EmbedderSpec) -> NDArray[np.uint8]:
     image = Image.fromarray(np.ascontiguousarray(picture))
     if image.size != (width, height):
         image = image.resize((width, height), _RESAMPLING[spec.interpolation])
-    if spec.resize != "crop":
+    if spec.resize not in CROPPING:
         return np.asarray(image)
     half = round if spec.crop_rounding == "even" else int
     top, left = half((height - spec.input_size) / 2), half((width - spec.input_size) / 2)

@@ -10,12 +10,12 @@ from medretrieval.errors import UsageError
 
 NOT_PINNED = "main"
 LOCAL_FILE = "local file"
-# Local weights of a registered embedder are looked for here, under its name.
-WEIGHTS_VARIABLE = "MEDRETRIEVAL_WEIGHTS"
 CONFIG_FILE = "config.json"
 PREPROCESSOR_FILE = "preprocessor_config.json"
 
-Resize = Literal["squash", "crop", "pad-end", "pad-centre"]
+Resize = Literal["squash", "crop", "squash-crop", "pad-end", "pad-centre"]
+# Those that cut out the centre of a larger picture.
+CROPPING: tuple[Resize, ...] = ("crop", "squash-crop")
 Interpolation = Literal["bilinear", "bicubic", "lanczos"]
 
 
@@ -37,12 +37,14 @@ class EmbedderSpec:
         dim: length of an embedding.
         unit: what one embedding is of: a "slice", or a whole "volume".
         input_size: height and width the network gets, in pixels.
-        resize: how a picture gets that size. "squash" resizes to (input_size, input_size). "crop"
+        resize: how a picture gets that size. "squash" resizes to (input_size, input_size);
+            "squash-crop" to (resize_to, resize_to), of which it cuts out the centre. "crop"
             resizes the shorter side to `resize_to`, keeps the aspect ratio and cuts out the
             centre. "pad-end" resizes the longer side to `resize_to` and puts zeros below and to
             the right after normalisation (SAM). "pad-centre" puts the picture in the middle of a
             black square of at least `input_size` pixels, which is then squashed (MedCLIP).
-        resize_to: side aimed at by the resizing; equals `input_size` except for "crop".
+        resize_to: side aimed at by the resizing; equals `input_size` except for the two
+            that crop.
         crop_rounding: the first row and column of a centre whose margin is odd: half the margin
             rounded "down" (transformers), or to the nearest "even" number (torchvision).
         interpolation: of the resizing.
@@ -82,7 +84,7 @@ class EmbedderSpec:
     note: str = ""
 
     def __post_init__(self) -> None:
-        if self.resize != "crop" and self.resize_to != self.input_size:
+        if self.resize not in CROPPING and self.resize_to != self.input_size:
             raise UsageError(
                 f"embedder {self.name}: resize_to is {self.resize_to}, but a picture that is not "
                 f"cropped has input_size {self.input_size}; make them equal"
@@ -100,6 +102,9 @@ class EmbedderSpec:
     @property
     def preprocessing(self) -> dict[str, Any]:
         """JSON-able description that goes into the identity (lists, not tuples, as JSON gives)."""
+        if self.unit == "volume":
+            # What is done to a picture says nothing of a volume; its adapter reads the options.
+            return {"unit": self.unit, **self.options.get("volume", {})}
         return {
             "input_size": self.input_size,
             "resize": self.resize,

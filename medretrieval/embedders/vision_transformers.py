@@ -1,130 +1,30 @@
-"""Vision transformers in the layout of the transformers library: config.json + weights.
-
-Only the plain numbers of config.json are used (no remote code, no quantisation, no adapters), and
-the weights are read as tensors. The feature is the class token after the last layer norm, as in
-CBIR-FM: "we use the class token".
-"""
+"""Vision transformers, and the convolutional networks, that transformers has classes for."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 import transformers
-from transformers.utils import logging as transformers_logging
 
-from medretrieval.embedders.base import TorchEmbedder
-from medretrieval.embedders.checkpoint import (
-    difference,
-    identity_of,
-    read_tensors,
-    refuse_other_weights,
-    weights_file,
-)
-from medretrieval.embedders.compute import Compute
-from medretrieval.embedders.preprocessor_config import preprocessing_of_folder, read_json
-from medretrieval.embedders.spec import CONFIG_FILE, EmbedderSpec
+from medretrieval.embedders.spec import EmbedderSpec
+from medretrieval.embedders.transformers_folder import FolderEmbedder
 from medretrieval.errors import InputError
 
-# Keys of config.json that say how a file was written, not what the network is.
-_NOT_ARCHITECTURE = frozenset(
-    {"architectures", "dtype", "model_type", "transformers_version", "output_hidden_states"}
-)
 
+class VisionTransformer(FolderEmbedder):
+    """The class token after the last layer norm, as in CBIR-FM: "we use the class token"."""
 
-class VisionTransformer(TorchEmbedder):
-    """Loading shared by the families; a family names its classes and what it does not use.
-
-    Attributes:
-        model_type: what config.json must say.
-        prefix: of the tensors' names in files saved with a head.
-        unused: beginnings of the names of tensors that the class token does not depend on; they
-            may be there or not, are not loaded, and do not count in `weights_sha256`.
-    """
-
-    model_type: ClassVar[str]
-    config_class: ClassVar[type[transformers.PreTrainedConfig]]
-    model_class: ClassVar[type[transformers.PreTrainedModel]]
-    model_options: ClassVar[Mapping[str, Any]] = {}
     any_input_size: ClassVar[bool] = False
-    prefix: ClassVar[str]
-    unused: ClassVar[tuple[str, ...]]
-
-    @classmethod
-    def load(
-        cls, spec: EmbedderSpec, location: Path, *, revision: str, compute: Compute
-    ) -> VisionTransformer:
-        """Read the folder `location`; `revision` goes into the identity.
-
-        Where the folder holds a preprocessor_config.json, the weights were made with what it says:
-        it takes precedence over the specification, a warning names the differences, and the
-        identity records what is used.
-
-        Raises:
-            InputError: the folder is incomplete, or of another network than `spec` says.
-        """
-        weights = weights_file(spec, location)
-        spec = preprocessing_of_folder(spec, location)
-        config = cls._config(spec, location)
-        tensors = {
-            name: tensor for name, tensor in read_tensors(weights).items() if not cls._unused(name)
-        }
-        with _silent_transformers():
-            loaded: Any = cls.model_class.from_pretrained(
-                None,
-                config=config,
-                state_dict=dict(tensors),
-                dtype=torch.float32,
-                ignore_mismatched_sizes=True,
-                output_loading_info=True,
-                **cls.model_options,
-            )
-        network, info = loaded
-        differs = difference(
-            [name for name in info["missing_keys"] if not cls._unused(name)],
-            list(info["unexpected_keys"]),
-            [
-                f"{name} {tuple(found)}, not {tuple(own)}"
-                for name, found, own in info["mismatched_keys"]
-            ],
-        )
-        refuse_other_weights(spec, weights, differs)
-        identity = identity_of(spec, tensors, revision)
-        return cls(spec, network, identity=identity, compute=compute)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         tokens: torch.Tensor = self.network(pixel_values=pixels).last_hidden_state
         return tokens[:, 0]  # (n, tokens, dim) -> (n, dim)
 
     @classmethod
-    def _unused(cls, name: str) -> bool:
-        return name.removeprefix(cls.prefix).startswith(cls.unused)
-
-    @classmethod
-    def _config(cls, spec: EmbedderSpec, folder: Path) -> transformers.PreTrainedConfig:
-        stored = read_json(folder / CONFIG_FILE)
-        found = stored.get("model_type")
-        if found != cls.model_type:
-            raise InputError(
-                f"{folder / CONFIG_FILE} describes a network of type {found!r}; "
-                f"{spec.name} is of type {cls.model_type!r}: give the folder of {spec.weights}"
-            )
-        known = set(cls.config_class().to_dict()) - _NOT_ARCHITECTURE
-        try:
-            config = cls.config_class(**{k: v for k, v in stored.items() if k in known})
-        except Exception as error:  # the library validates with exceptions of its own
-            raise InputError(
-                f"{folder / CONFIG_FILE} is no usable configuration ({error}); fetch it again"
-            ) from error
-        if config.hidden_size != spec.dim:
-            raise InputError(
-                f"{folder} holds a network with {config.hidden_size}-d features; {spec.name} has "
-                f"{spec.dim}-d features: give the folder of {spec.weights}"
-            )
+    def _check_input(cls, config: Any, spec: EmbedderSpec, folder: Path) -> None:
         native = config.image_size
         if spec.input_size % config.patch_size or not (
             cls.any_input_size or native == spec.input_size
@@ -133,7 +33,6 @@ class VisionTransformer(TorchEmbedder):
                 f"{folder} holds a network for pictures of {native} pixels in patches of "
                 f"{config.patch_size}; {spec.name} feeds it {spec.input_size} pixels"
             )
-        return config
 
 
 class Dinov2(VisionTransformer):
@@ -156,6 +55,16 @@ class Dinov2WithRegisters(VisionTransformer):
     any_input_size = True
     prefix = "dinov2_with_registers."
     unused = ("embeddings.mask_token", "classifier.")
+
+
+class Dinov3(VisionTransformer):
+    """DINOv3's vision transformers: rotary position embeddings, for any input size."""
+
+    model_type = "dinov3_vit"
+    config_class = transformers.DINOv3ViTConfig
+    model_class = transformers.DINOv3ViTModel
+    any_input_size = True
+    unused = ("embeddings.mask_token",)
 
 
 class ViT(VisionTransformer):
@@ -199,16 +108,116 @@ class ViTMAE(VisionTransformer):
         return tokens[:, 0]  # (n, 1 + patches, dim) -> (n, dim)
 
 
-@contextmanager
-def _silent_transformers() -> Iterator[None]:
-    """Keep transformers' loading report and progress bar off stderr: differences are our errors."""
-    level = transformers_logging.get_verbosity()
-    bar = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity(logging.ERROR)
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(level)
-        if bar:
-            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+class _Tower(VisionTransformer):
+    """The image side of a model of images and texts, whose files hold both."""
+
+    section = "vision_config"
+    prefix = "vision_model."
+
+    @classmethod
+    def _renamed(
+        cls, tensors: Mapping[str, torch.Tensor], spec: EmbedderSpec
+    ) -> dict[str, torch.Tensor]:
+        return {name.removeprefix(cls.prefix): tensor for name, tensor in tensors.items()}
+
+
+class Clip(_Tower):
+    """CLIP's vision transformer, by `options["head"]`.
+
+    "backbone" is the class token after the last layer norm, "projected" its linear projection into
+    the space shared with texts: what CLIP's own `encode_image` gives.
+    """
+
+    model_type = "clip"
+    above_section = ("projection_dim",)
+    config_class = transformers.CLIPVisionConfig
+
+    @classmethod
+    def _model_class(cls, spec: EmbedderSpec) -> type[transformers.PreTrainedModel]:
+        if _projected(spec):
+            return transformers.CLIPVisionModelWithProjection
+        return transformers.CLIPVisionModel
+
+    @classmethod
+    def _unused(cls, name: str, spec: EmbedderSpec) -> bool:
+        heads = () if _projected(spec) else ("visual_projection.",)
+        return super()._unused(name, spec) or name.startswith(
+            ("text_model.", "text_projection.", "logit_scale", *heads)
+        )
+
+    @classmethod
+    def _renamed(
+        cls, tensors: Mapping[str, torch.Tensor], spec: EmbedderSpec
+    ) -> dict[str, torch.Tensor]:
+        return dict(tensors) if _projected(spec) else super()._renamed(tensors, spec)
+
+    @classmethod
+    def _dim(cls, config: Any, spec: EmbedderSpec) -> int:
+        return int(config.projection_dim if _projected(spec) else config.hidden_size)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        output = self.network(pixel_values=pixels)
+        features: torch.Tensor = (
+            output.image_embeds if _projected(self.spec) else output.pooler_output
+        )
+        return features
+
+
+class Siglip(_Tower):
+    """SigLIP's vision transformer: its attention pooling, which is the space shared with texts."""
+
+    model_type = "siglip"
+    config_class = transformers.SiglipVisionConfig
+    model_class = transformers.SiglipVisionModel
+
+    @classmethod
+    def _unused(cls, name: str, spec: EmbedderSpec) -> bool:
+        return super()._unused(name, spec) or name.startswith(
+            ("text_model.", "logit_scale", "logit_bias")
+        )
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        features: torch.Tensor = self.network(pixel_values=pixels).pooler_output
+        return features
+
+
+class ResNet(FolderEmbedder):
+    """A residual network, by `options["head"]`.
+
+    "pooled" is the global average of the last feature map, "logits" the scores of the classifier,
+    "probabilities" their softmax.
+    """
+
+    pass_size = 4
+    model_type = "resnet"
+    config_class = transformers.ResNetConfig
+    prefix = "resnet."
+
+    @classmethod
+    def _model_class(cls, spec: EmbedderSpec) -> type[transformers.PreTrainedModel]:
+        if spec.options["head"] == "pooled":
+            return transformers.ResNetModel
+        return transformers.ResNetForImageClassification
+
+    @classmethod
+    def _unused(cls, name: str, spec: EmbedderSpec) -> bool:
+        heads = ("classifier.",) if spec.options["head"] == "pooled" else ()
+        return super()._unused(name, spec) or name.startswith(heads)
+
+    @classmethod
+    def _dim(cls, config: Any, spec: EmbedderSpec) -> int:
+        pooled = spec.options["head"] == "pooled"
+        return int(config.hidden_sizes[-1] if pooled else config.num_labels)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        output = self.network(pixel_values=pixels)
+        head = self.spec.options["head"]
+        if head == "pooled":
+            pooled: torch.Tensor = output.pooler_output  # (n, dim, 1, 1)
+            return pooled.flatten(1)
+        logits: torch.Tensor = output.logits
+        return logits.softmax(dim=-1) if head == "probabilities" else logits
+
+
+def _projected(spec: EmbedderSpec) -> bool:
+    return bool(spec.options["head"] == "projected")

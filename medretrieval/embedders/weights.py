@@ -3,43 +3,37 @@
 from __future__ import annotations
 
 import logging
-import os
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 from medretrieval import hub
 from medretrieval.embedders.spec import (
     CONFIG_FILE,
     PREPROCESSOR_FILE,
-    WEIGHTS_VARIABLE,
     EmbedderSpec,
 )
 from medretrieval.errors import UnavailableError
+from medretrieval.folders import weights_dir
 
 _LOG = logging.getLogger(__name__)
 
-SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".pth.tar")
+SUFFIXES = ("", ".safetensors", ".pth", ".pt", ".bin", ".pth.tar", ".pyth", ".zip")
 
 
-def local_folder() -> Path:
-    """Where users put weights that no program can fetch: $MEDRETRIEVAL_WEIGHTS, or the cache."""
-    stored = os.environ.get(WEIGHTS_VARIABLE)
-    return Path(stored or "~/.cache/medretrieval/weights").expanduser()
-
-
-def local(spec: EmbedderSpec) -> Path | None:
-    """The user's own weights of `spec`: a folder or a file called by its name, or None."""
-    folder = local_folder()
-    candidates = [folder / spec.name, *(folder / f"{spec.name}{suffix}" for suffix in SUFFIXES)]
+def local(names: Iterable[str]) -> Path | None:
+    """The user's own weights under one of `names`: a folder or a file called so, or None."""
+    candidates = (weights_dir() / f"{name}{suffix}" for name in names for suffix in SUFFIXES)
     return next((path for path in candidates if path.exists()), None)
 
 
 def not_public(spec: EmbedderSpec) -> UnavailableError:
     """The error (to raise) for weights that the user must bring."""
+    # Not Path.suffix: that of a .pth.tar is .tar, which `local` does not look for.
+    suffix = next((known for known in SUFFIXES[1:] if spec.filenames[0].endswith(known)), "")
     return UnavailableError(
-        f"the weights of {spec.name} ({spec.weights}, {spec.size_mb} MB) cannot be fetched by a "
-        f"program. Get them from their authors and give them as weights=FILE "
-        f"(--embedder-weights FILE), or store them as {local_folder() / spec.name}"
-        f"{PurePosixPath(spec.filenames[0]).suffix}. `medretrieval embedders` lists what works now"
+        f"the weights of {_described(spec)} cannot be fetched by a program. Get them from their authors and give them as weights=FILE "
+        f"(--embedder-weights FILE), or store them as {weights_dir() / spec.name}{suffix}. "
+        "`medretrieval embedders` lists what works now"
     )
 
 
@@ -73,7 +67,7 @@ def fetch(spec: EmbedderSpec) -> tuple[Path, str]:
         raise _unavailable(
             spec, "they are not in the cache of this machine, and HF_HUB_OFFLINE is set"
         )
-    _LOG.info("fetching %s (%d MB) from %s", spec.name, spec.size_mb, spec.weights)
+    _LOG.info("fetching %s", _described(spec))
     try:
         filename, commit = hub.resolve(spec.weights, spec.filenames, spec.revision)
         if CONFIG_FILE in spec.config_files:
@@ -142,12 +136,16 @@ def _snapshot(path: Path, filename: str) -> Path:
     return path.parents[len(PurePosixPath(filename).parts) - 1]
 
 
+def _described(spec: EmbedderSpec) -> str:
+    size = f", {spec.size_mb} MB" if spec.size_mb else ""
+    return f"{spec.name} ({spec.weights}{size})"
+
+
 def _unavailable(spec: EmbedderSpec, reason: str) -> UnavailableError:
     revision = f" --revision {spec.revision}" if spec.pinned else ""
     files = " and ".join([*spec.config_files, spec.filenames[0]])
     return UnavailableError(
-        f"the weights of {spec.name} ({spec.weights}, {spec.size_mb} MB) cannot be had here: "
-        f"{reason}. Fetch them where there is a network with `hf download {spec.weights}"
+        f"the weights of {_described(spec)} cannot be had here: {reason}. Fetch them where there is a network with `hf download {spec.weights}"
         f"{revision}` and copy the cache, or give a folder with {files} as weights=FOLDER "
         "(--embedder-weights FOLDER). `medretrieval embedders` lists what works now"
     )

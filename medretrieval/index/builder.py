@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +28,14 @@ from medretrieval.index.stream import Ready, SliceStream, StoredSlice, Unreadabl
 from medretrieval.index.table import MAX_TEXT, SHARD_BYTES
 from medretrieval.index.vocabulary import Vocabulary
 from medretrieval.index.workspace import DoneCase, Workspace, writing
-from medretrieval.types import UNKNOWN, Embedder, Progress, SlicePolicy, no_progress
+from medretrieval.types import (
+    UNKNOWN,
+    Embedder,
+    Progress,
+    SlicePolicy,
+    VolumeEmbedder,
+    no_progress,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +48,7 @@ def build(
     cases: Iterable[Case],
     out: str | Path,
     *,
-    embedder: Embedder,
+    embedder: Embedder | VolumeEmbedder,
     slices: SlicePolicy,
     index_kind: str = "flat",
     index_parameters: Mapping[str, int] | None = None,
@@ -64,7 +72,10 @@ def build(
         cases: rows come in their order; the same slice twice gives two rows.
         out: the folder to write; its parents are made.
         embedder: its `batch_size`, if it has one, is the number of slices embedded together;
-            batches are full but the last, across the borders of cases.
+            batches are full but the last, across the borders of cases. One of whole volumes gives
+            a volume a single row: its picture and mask are of the slice with the most structures
+            (of several the one nearest to the middle, which it is without a mask), its labels are
+            those of the whole volume.
         index_kind, index_parameters: see `medretrieval.index.KINDS`.
         name: of the index; also keys the pseudonyms of the patients.
         license: Hub identifier of the licence of the images, for the card.
@@ -80,7 +91,8 @@ def build(
         `out`.
 
     Raises:
-        UsageError: `out` exists, another build of it is running, unknown kind or parameter.
+        UsageError: `out` exists, another build of it is running, unknown kind or parameter, an
+            embedder that does what its identity does not say.
         InputError: no cases, repeated names, cases that cannot be read (all of them are listed,
             after all others are done, so that the next start only does what was missing).
         MedRetrievalError: the disk is full or cannot be written.
@@ -92,6 +104,7 @@ def build(
     parameters = resolve_parameters(index_kind, index_parameters)
     cases = check_cases(cases)
     identity = canonical(embedder.identity)
+    _check_unit(embedder)
     known = Vocabulary(case.label_names for case in cases)
     settings = {
         "version": __version__,
@@ -139,6 +152,17 @@ def build(
     return out
 
 
+def _check_unit(embedder: Embedder | VolumeEmbedder) -> None:
+    unit = embedder.identity.unit
+    method = {"slice": "embed_batch", "volume": "embed_volume"}[unit]
+    if not callable(getattr(embedder, method, None)):
+        raise UsageError(
+            f"the identity of embedder {embedder.identity.name} says that it embeds a {unit} at a "
+            f'time, but it has no {method}; one of whole volumes says "unit": "volume" in its '
+            "preprocessing"
+        )
+
+
 def _check_text(**texts: str) -> None:
     for what, text in texts.items():
         if not text or len(text) > MAX_TEXT or not text.isprintable():
@@ -169,15 +193,17 @@ class _Run:
         cases: Sequence[Case],
         workspace: Workspace,
         vocabulary: Vocabulary,
-        embedder: Embedder,
+        embedder: Embedder | VolumeEmbedder,
         progress: Progress,
     ) -> None:
         self._cases = cases
         self._workspace = workspace
         self._vocabulary = vocabulary
-        self._embedder = embedder
+        self._embedder: Any = embedder
         self._progress = progress
-        self._batch_size = max(1, int(getattr(embedder, "batch_size", DEFAULT_BATCH)))
+        self._whole = embedder.identity.unit == "volume"
+        batch_size = 1 if self._whole else getattr(embedder, "batch_size", DEFAULT_BATCH)
+        self._batch_size = max(1, int(batch_size))
         self._batch: list[Ready] = []
         self._open: dict[int, list[tuple[StoredSlice, NDArray[np.float32]]]] = {}
         self._bad: dict[int, str] = {}
@@ -198,7 +224,9 @@ class _Run:
                 wanted,
                 policy=policy,
                 vocabulary=self._vocabulary,
-                depth=2 * self._batch_size,
+                # Slices are small; of whole volumes one waits.
+                depth=1 if self._whole else 2 * self._batch_size,
+                whole=self._whole,
             ) as stream,
         ):
             for item in stream:
@@ -223,7 +251,13 @@ class _Run:
 
     def _embed(self, saver: ThreadPoolExecutor) -> None:
         batch, self._batch = self._batch, []
-        vectors = np.asarray(self._embedder.embed_batch([item.picture for item in batch]))
+        try:
+            vectors = self._vectors(batch)
+        except InputError as error:
+            if not self._whole:
+                raise  # a slice that was made here is always a picture
+            self._reject(batch[0].case, str(error))
+            return
         expected = (len(batch), self._embedder.identity.dim)
         if vectors.shape != expected or vectors.dtype.kind != "f":
             raise MedRetrievalError(
@@ -236,10 +270,8 @@ class _Run:
             if item.case in self._bad:
                 continue
             if not abs(norm - 1) <= _NORM_TOLERANCE:
-                self._reject(
-                    item.case,
-                    f"slice {item.stored.slice_index} has no embedding of length 1 ({norm:.3g})",
-                )
+                what = "it" if self._whole else f"slice {item.stored.slice_index}"
+                self._reject(item.case, f"{what} has no embedding of length 1 ({norm:.3g})")
                 continue
             rows = self._open.setdefault(item.case, [])
             rows.append((item.stored, vector.astype(np.float32)))
@@ -252,6 +284,11 @@ class _Run:
             self._saving = saver.submit(self._workspace.write, done, names)
             self._finished += len(done)
         self._report()
+
+    def _vectors(self, batch: Sequence[Ready]) -> NDArray[Any]:
+        if not self._whole:
+            return np.asarray(self._embedder.embed_batch([item.picture for item in batch]))
+        return np.stack([self._embedder.embed_volume(item.volume) for item in batch])
 
     def _complete(self, item: Ready) -> DoneCase:
         rows = self._open.pop(item.case)
@@ -268,4 +305,6 @@ class _Run:
             saving.result()
 
     def _report(self) -> None:
-        self._progress(self._finished, len(self._cases), f"cases, {self._embedded} slices embedded")
+        units = "volumes" if self._whole else "slices"
+        message = f"cases, {self._embedded} {units} embedded"
+        self._progress(self._finished, len(self._cases), message)

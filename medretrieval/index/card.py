@@ -81,6 +81,11 @@ def _body(m: Manifest) -> str:
         if m.index_kind != "flat"
         else ""
     )
+    row = "a slice: image and mask as PNG, volume, position, spacing, labels"
+    made = "Slices"
+    if embedder.unit == "volume":
+        row = "a volume: image and mask of one of its slices as PNG, position, spacing, all labels"
+        made = "Every row is a whole volume, embedded at once, and shows one slice of it. Slices"
     return f"""# {_plain(m.name)}
 
 An index of medical images for retrieval by similarity and for segmentation from retrieved examples,
@@ -107,7 +112,7 @@ Images: **{_plain(m.source)}**.
 {_labels(m)}
 | file | content |
 |---|---|
-| `slices/*.parquet` | one row a slice: image and mask as PNG, volume, position, spacing, labels |
+| `slices/*.parquet` | one row {row} |
 | `embeddings/*.safetensors` | a {m.dtype} unit vector of length {m.dim} for each row |
 | `manifest.json` | settings, counts, vocabulary, sha256 of every file |
 {faiss}
@@ -117,7 +122,7 @@ Images: **{_plain(m.source)}**.
   {_plain(embedder.revision)} (sha256 of the tensors {embedder.weights_sha256}),
   {_plain(embedder.pooling)}, {m.dim} numbers. A query must be embedded by the same; medretrieval
   refuses any other.
-- Slices: axis `{m.slices.axis}`, intensity policy `{m.slices.window}`, at most
+- {made}: axis `{m.slices.axis}`, intensity policy `{m.slices.window}`, at most
   {m.slices.max_side} pixels a side. Images are 8-bit renderings by that policy, not the original
   intensities.
 - Search: {kind}, cosine similarity.

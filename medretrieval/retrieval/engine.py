@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from medretrieval.embedders.compute import Precision, Runtime
 from medretrieval.errors import UsageError, unknown_name
 from medretrieval.retrieval.aggregation import DEFAULT_SIGMA
 from medretrieval.retrieval.filters import Columns
+from medretrieval.retrieval.hits import to_hit
+from medretrieval.retrieval.identity import check_identity
 from medretrieval.retrieval.modes import (
     DEFAULT_MODE,
     MODES,
     Database,
-    Pair,
-    QuerySlices,
-    Ranked,
     Rows,
 )
 from medretrieval.retrieval.nearest import rounded_cosine
@@ -29,20 +29,21 @@ from medretrieval.retrieval.query import (
     Query,
     QueryEmbeddings,
     check_comparable,
-    check_identity,
     embed_query,
     from_arrays,
     read_query,
+    searched,
 )
 from medretrieval.retrieval.rerank import LOCALIZED_SLICES, localize
 from medretrieval.retrieval.stores import Store
+from medretrieval.retrieval.whole import refuse_localizing, refuse_slices, refuse_supports
 from medretrieval.types import (
     Embedder,
-    Hit,
     Match,
     Progress,
     SearchResult,
     Volume,
+    VolumeEmbedder,
     no_progress,
 )
 
@@ -52,9 +53,11 @@ logger = logging.getLogger(__name__)
 def open_index(
     path: str | Path,
     *,
-    embedder: Embedder | None = None,
+    embedder: Embedder | VolumeEmbedder | None = None,
     device: str = "cpu",
     weights: Path | None = None,
+    precision: Precision = "float32",
+    runtime: Runtime = "torch",
     verify: Literal["full", "sizes"] = "full",
 ) -> Index:
     """Open an index folder, with all its checks, ready to be searched.
@@ -62,8 +65,8 @@ def open_index(
     Args:
         path: a folder that `medretrieval build` wrote.
         embedder: embeds the queries; by default the one of the index is loaded when first needed.
-        device: where that one runs.
-        weights: local weights for it, if they are neither bundled nor cached.
+        weights: local weights for that one, if they are neither bundled nor cached.
+        device, precision, runtime: how that one is computed, see `embedders.load_embedder`.
         verify: "full" hashes every file of the index; "sizes" is faster for large ones that were
             checked before.
 
@@ -74,7 +77,16 @@ def open_index(
     # Imported when used: opening a stored index loads packages that this module does not need.
     from medretrieval.index import open_store
 
-    return Index(open_store(path, verify=verify), embedder=embedder, device=device, weights=weights)
+    load = partial(
+        _load_embedder, device=device, weights=weights, precision=precision, runtime=runtime
+    )
+    return Index(open_store(path, verify=verify), embedder=embedder, load=load)
+
+
+def _load_embedder(name: str, **options: Any) -> Embedder | VolumeEmbedder:
+    from medretrieval.embedders import load_embedder
+
+    return load_embedder(name, **options)
 
 
 class Index:
@@ -82,23 +94,22 @@ class Index:
 
     Args:
         store: an open index.
-        embedder, device, weights: as for `open_index`.
+        embedder: as for `open_index`.
+        load: gives the embedder of a name, when it is first needed.
     """
 
     def __init__(
         self,
         store: Store,
         *,
-        embedder: Embedder | None = None,
-        device: str = "cpu",
-        weights: Path | None = None,
+        embedder: Embedder | VolumeEmbedder | None = None,
+        load: Callable[[str], Embedder | VolumeEmbedder] = _load_embedder,
     ) -> None:
         if embedder is not None:
-            check_identity(store.manifest.embedder, embedder.identity)
+            check_identity(store.manifest.embedder, embedder.identity, what="the embedder given")
         self.store = store
         self._embedder = embedder
-        self._device = device
-        self._weights = weights
+        self._load = load
         self._loading = threading.Lock()
 
     @property
@@ -107,7 +118,7 @@ class Index:
         return self.store.manifest
 
     @property
-    def embedder(self) -> Embedder:
+    def embedder(self) -> Embedder | VolumeEmbedder:
         """The embedder of the index, loaded on first use.
 
         Raises:
@@ -116,11 +127,9 @@ class Index:
         """
         with self._loading:
             if self._embedder is None:
-                from medretrieval.embedders import load_embedder
-
                 wanted = self.store.manifest.embedder
-                loaded = load_embedder(wanted.name, device=self._device, weights=self._weights)
-                check_identity(wanted, loaded.identity)
+                loaded = self._load(wanted.name)
+                check_identity(wanted, loaded.identity, what="loaded here")
                 self._embedder = loaded
             return self._embedder
 
@@ -135,12 +144,14 @@ class Index:
         """Embed the slices of a volume once, to search and to choose supports many times.
 
         Args:
-            volume: the query; its slices are made with the policy of the index.
+            volume: the query; its slices are made with the policy of the index. For an index of
+                whole volumes it is embedded at once.
             indices: which slices, default all.
-            keep_images: keep the slices as embedded.
+            keep_images: keep the slices as embedded, or the one that stands for the volume.
 
         Raises:
-            UsageError: a slice that does not exist.
+            UsageError: a slice that does not exist, or slices of an index of whole volumes.
+            InputError: the volume cannot be embedded at once, such as a picture.
         """
         return embed_query(
             volume,
@@ -176,7 +187,9 @@ class Index:
             mode: a name of `modes.MODES`: "slice" gives up to k slices for every query slice, the
                 others up to k volumes. A volume that no query slice hits is not a result, so that
                 there can be fewer than k; where the filters leave nothing there are none.
-            slice_index: search with this slice of the query alone.
+            slice_index: search with this slice of the query alone; not in an index of whole
+                volumes, where the query is one embedding and `matches` names the slices that
+                stand for both volumes.
             exclude_patient: leave out this patient, by the id given when the index was built or as
                 stored. A patient who is not in the index excludes nothing.
             modality, region: only slices of this modality or body region, in upper or lower case.
@@ -190,13 +203,15 @@ class Index:
             of the volume ids, then of the slices. Similarities are rounded to 6 decimals.
 
         Raises:
-            UsageError: unknown mode or filter value, k below 1, a slice that does not exist.
+            UsageError: unknown mode or filter value, k below 1, a slice that does not exist, a
+                slice of an index of whole volumes.
             InputError: the query cannot be read, or its embeddings cannot be used.
             EmbedderMismatchError: the embeddings are of another embedder.
         """
         if mode not in MODES:
             raise unknown_name("mode", mode, MODES, "medretrieval search --help")
         _check_k(k)
+        refuse_slices(self.store.manifest.embedder, slice_index)
         allowed = self._columns.allowed(
             modality=modality,
             region=region,
@@ -207,16 +222,11 @@ class Index:
         slices = self._embedded(query, slice_index, progress)
         ranked = []
         if allowed.any():
-            searched = QuerySlices(
-                embeddings=slices.embeddings,
-                slice_index=slices.slice_index,
-                slice_count=slices.slice_count,
-            )
-            ranked = MODES[mode].rank(searched, self._database(allowed), k, sigma)
+            ranked = MODES[mode].rank(searched(slices), self._database(allowed), k, sigma)
         return SearchResult(
             query=slices.name if query_name is None else query_name,
             mode=mode,
-            hits=tuple(map(self._hit, ranked)),
+            hits=tuple(to_hit(self.store, item) for item in ranked),
         )
 
     def supports(
@@ -274,11 +284,13 @@ class Index:
             and mask.
 
         Raises:
-            UsageError: k below 1, or an unknown label, modality or region.
+            UsageError: k below 1, an unknown label, modality or region, or an index of whole
+                volumes, which does not say which slices are alike.
             InputError: no queries, or an embedding that is zero or not finite.
             EmbedderMismatchError: they are of another length than those of the index.
         """
         _check_k(k)
+        refuse_supports(self.store.manifest.embedder)
         embedded = from_arrays(queries)
         check_comparable(self.store.manifest.embedder, embedded)
         unit = embedded.embeddings
@@ -306,8 +318,9 @@ class Index:
             For each of these slices the query slice most similar to it; most similar first.
 
         Raises:
-            UsageError: unknown volume, or `top` below 1.
+            UsageError: unknown volume, `top` below 1, or an index of whole volumes.
         """
+        refuse_localizing(self.store.manifest.embedder)
         if volume_id not in self.store.volume_ids:
             raise unknown_name("volume", volume_id, self.store.volume_ids, "medretrieval info")
         if top < 1:
@@ -376,29 +389,6 @@ class Index:
             rows=self._rows,
             allowed=allowed,
             neighbours=lambda queries, k: self.store.neighbours(queries, k, rows=rows),
-        )
-
-    def _hit(self, ranked: Ranked) -> Hit:
-        store, row = self.store, ranked.pairs[0].row
-        position = float(store.position_mm[row])
-        return Hit(
-            rank=ranked.rank,
-            volume_id=store.volume_ids[int(store.volume[row])],
-            score=float(ranked.score),
-            row_id=row,
-            slice_index=int(store.slice_index[row]),
-            position_mm=None if np.isnan(position) else position,
-            labels=tuple(store.labels[row]),
-            modality=str(store.modality[row]),
-            region=str(store.region[row]),
-            matches=tuple(map(self._match, ranked.pairs)),
-        )
-
-    def _match(self, pair: Pair) -> Match:
-        return Match(
-            query_slice=pair.query_slice,
-            slice_index=int(self.store.slice_index[pair.row]),
-            score=pair.score,
         )
 
 

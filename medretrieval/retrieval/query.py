@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from medretrieval.errors import EmbedderMismatchError, InputError, UsageError
+from medretrieval.retrieval.identity import check_identity
+from medretrieval.retrieval.modes import QuerySlices
+from medretrieval.retrieval.whole import refuse_slices
 from medretrieval.similarity import normalise
 from medretrieval.types import (
     Embedder,
@@ -20,6 +22,7 @@ from medretrieval.types import (
     Progress,
     SlicePolicy,
     Volume,
+    VolumeEmbedder,
     no_progress,
 )
 
@@ -38,6 +41,9 @@ class QueryEmbeddings:
         name: of the volume, for messages and results.
         identity: the embedder that made them, None if unknown: then only `dim` is checked.
         images: the n slices as embedded, (H, W) or (H, W, 3) uint8, or None if not kept.
+
+    Of an embedder of whole volumes there is one embedding, and `slice_index` names the slice that
+    stands for the volume, which is the middle one.
     """
 
     embeddings: NDArray[np.float32]
@@ -130,24 +136,31 @@ def from_arrays(
 def embed_query(
     volume: Volume,
     policy: SlicePolicy,
-    embedder: Embedder,
+    embedder: Embedder | VolumeEmbedder,
     *,
     indices: Iterable[int] | None = None,
     keep_images: bool = False,
     progress: Progress = no_progress,
 ) -> QueryEmbeddings:
-    """Make and embed the slices of a volume, in batches.
+    """Make and embed the slices of a volume, in batches, or the volume at once.
 
     Args:
         volume: the query image.
         policy: how slices are made: that of the index.
-        indices: which slices, default all.
-        keep_images: keep the slices as embedded.
+        embedder: of slices, or of whole volumes.
+        indices: which slices, default all; never with an embedder of whole volumes.
+        keep_images: keep the slices as embedded, or the one that stands for the volume.
 
     Raises:
         UsageError: a slice that does not exist, or no slices asked for.
-        InputError: the embedder gave rows that are zero or not finite.
+        InputError: the embedder gave rows that are zero or not finite, or the image is no volume
+            that it can embed at once.
     """
+    if embedder.identity.unit == "volume":
+        refuse_slices(embedder.identity, indices)
+        whole = cast(VolumeEmbedder, embedder)
+        return _embed_whole(volume, policy, whole, keep_images=keep_images, progress=progress)
+    embedder = cast(Embedder, embedder)
     # Imported when used: reading images loads packages that a search by embeddings does not need.
     from medretrieval.imaging import make_slices, slice_axis
 
@@ -181,6 +194,45 @@ def embed_query(
     return replace(query, images=tuple(images)) if keep_images else query
 
 
+def _embed_whole(
+    volume: Volume,
+    policy: SlicePolicy,
+    embedder: VolumeEmbedder,
+    *,
+    keep_images: bool,
+    progress: Progress,
+) -> QueryEmbeddings:
+    """One embedding; the middle slice stands for the volume."""
+    # Imported when used, as above.
+    from medretrieval.imaging import make_slices, slice_axis
+
+    message = f"embedding {volume.name}"
+    progress(0, 1, message)
+    embedding = embedder.embed_volume(volume)
+    progress(1, 1, message)
+    count = volume.grid.shape[slice_axis(volume.grid, policy.axis)]
+    (middle,) = make_slices(volume, policy, indices=[count // 2])
+    query = from_arrays(
+        embedding[None],
+        [middle.index],
+        [middle.position_mm],
+        slice_count=count,
+        name=volume.name,
+        identity=embedder.identity,
+    )
+    return replace(query, images=(middle.image,)) if keep_images else query
+
+
+def searched(query: QueryEmbeddings) -> QuerySlices:
+    """What the modes rank by. A volume embedded at once has the weight of a middle slice."""
+    whole = query.identity is not None and query.identity.unit == "volume"
+    return QuerySlices(
+        embeddings=query.embeddings,
+        slice_index=query.slice_index,
+        slice_count=2 * int(query.slice_index[0]) + 1 if whole else query.slice_count,
+    )
+
+
 def read_query(
     query: Query, *, channel: int = 0, allow_one_slice: bool = False
 ) -> Volume | QueryEmbeddings:
@@ -207,48 +259,21 @@ def check_comparable(index: EmbedderIdentity, query: QueryEmbeddings) -> None:
 
     Raises:
         EmbedderMismatchError: they are of another embedder or of another length.
+        InputError: several embeddings, where one is of a whole volume.
     """
     if query.identity is not None:
         check_identity(index, query.identity)
+    if index.unit == "volume" and len(query) > 1:
+        raise InputError(
+            f"the query has {len(query)} embeddings, but in this index one embedding is of a whole "
+            "volume; search with one volume at a time"
+        )
     dim = query.embeddings.shape[1]
     if dim != index.dim:
         raise EmbedderMismatchError(
             f"the query's embeddings have {dim} components, those of the index {index.dim}; "
             f"embed the query with {index.name}, as the index was"
         )
-
-
-def check_identity(index: EmbedderIdentity, other: EmbedderIdentity) -> None:
-    """Refuse embeddings that cannot be compared with those of an index.
-
-    Raises:
-        EmbedderMismatchError: they are of another space; the message shows both identities.
-    """
-    if index.space == other.space:
-        return
-    rows = [
-        (field.name, _plain(getattr(index, field.name)), _plain(getattr(other, field.name)))
-        for field in fields(EmbedderIdentity)
-    ]
-    marks = ["", *("" if ours == theirs else "  (differs)" for _, ours, theirs in rows)]
-    rows.insert(0, ("", "the index", "this query"))
-    names, width = (max(len(row[column]) for row in rows) for column in (0, 1))
-    table = "\n".join(
-        f"  {name:{names}}  {ours:{width}}  {theirs}{mark}"
-        for (name, ours, theirs), mark in zip(rows, marks, strict=True)
-    )
-    raise EmbedderMismatchError(
-        "the index was made with another embedder, and embeddings of two embedders cannot be "
-        f"compared:\n{table}\nSearch with the embedder of the index ({index.name}), or build the "
-        f"index again with {other.name}"
-    )
-
-
-def _plain(value: Any) -> str:
-    """Text that is equal for equal values, also where one of them has been through JSON."""
-    if isinstance(value, str):
-        return value
-    return json.dumps(value, sort_keys=True, default=dict if isinstance(value, Mapping) else str)
 
 
 def _runs(numbers: Sequence[int]) -> str:

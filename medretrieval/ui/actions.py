@@ -98,7 +98,7 @@ class Actions:
         return opened.policy if opened else SlicePolicy()
 
     def _loaded(self, query: Query, index: str) -> Updates:
-        policy = self._policy(index)
+        policy, opened = self._policy(index), self.backend.opened(index)
         count = query.slices(policy)
         return {
             "query": query,
@@ -109,7 +109,7 @@ class Actions:
             **content.sliders(count),
             "examples_panel": Props(open=False),
             "window": Props(value="", visible=True),
-            "mode": "slice" if count == 1 else "rerank",
+            "mode": "slice" if count == 1 or (opened and opened.whole) else "rerank",
             "hits": text.placeholder("Ready to search", "Press the button above."),
             "why": "",
             "search_status": "",
@@ -178,7 +178,8 @@ class Actions:
             "settings_file": Download(exports.SETTINGS_FILE, None),
             **self._about(opened),
             **self._unsegmented(),
-            "search_status": text.status("ok", f"Opened the index {opened.index.manifest.name}."),
+            "search_status": text.status("ok", content.opened_line(opened)),
+            "mode": content.modes(opened),
             "structures": Props(choices=_names(opened), value=[]),
         }
         if query is not None:
@@ -204,7 +205,7 @@ class Actions:
         opened = self.backend.open(session.index, progress)
         embedded = found.embedded if found and found.fits(query, session.index) else None
         count = query.slices(opened.policy)
-        one = min(int(number), count - 1) if mode == "slice" else None
+        one = min(int(number), count - 1) if mode == "slice" and not opened.whole else None
         if embedded is None and one is None:
             embedded = opened.index.query_embeddings(query.volume, progress=progress)
         result = opened.index.search(
@@ -221,9 +222,10 @@ class Actions:
             index=session.index,
             k=int(k),
             slice_index=one,
-            slices=count if one is None else 1,
+            slices=1 if opened.whole or one is not None else count,
             seconds=time.perf_counter() - started,
             embedded=embedded,
+            whole=opened.whole,
         )
         return {"new_found": found}
 

@@ -21,6 +21,7 @@ from medretrieval import pipeline
 from medretrieval.demo import Demo, DemoQuery, open_demo
 from medretrieval.errors import UsageError
 from medretrieval.imaging import make_slices, read_volume, slice_axis
+from medretrieval.segmentation.registry import DEFAULT_SEGMENTER
 from medretrieval.types import Hit, Match, Progress, SlicePolicy, Support, Volume, no_progress
 from medretrieval.ui.session import CartItem, Outcome
 from medretrieval.ui.text import aspect
@@ -82,6 +83,11 @@ class Opened:
     def policy(self) -> SlicePolicy:
         policy: SlicePolicy = self.index.manifest.slices
         return policy
+
+    @property
+    def whole(self) -> bool:
+        """Whether its embedder embeds whole volumes, and not slices."""
+        return bool(self.index.manifest.embedder.unit == "volume")
 
     @functools.cached_property
     def _rows(self) -> dict[tuple[str, int], int]:
@@ -270,7 +276,7 @@ class Backend:
         key: str,
         volume: Volume,
         *,
-        segmenter: str = pipeline.DEFAULT_SEGMENTER,
+        segmenter: str = DEFAULT_SEGMENTER,
         support_k: int = pipeline.DEFAULT_SUPPORT_K,
         supports: Sequence[Support] | None = None,
         labels: Sequence[str] | None = None,

@@ -6,8 +6,9 @@ from typing import Any
 
 import gradio as gr
 
-from medretrieval.pipeline import DEFAULT_SEGMENTER, DEFAULT_SUPPORT_K
+from medretrieval.pipeline import DEFAULT_SUPPORT_K
 from medretrieval.retrieval.modes import MODES
+from medretrieval.segmentation.registry import DEFAULT_SEGMENTER
 from medretrieval.types import RESEARCH_ONLY
 from medretrieval.ui import content, text
 from medretrieval.ui.backend import DEMO, Backend
@@ -117,7 +118,7 @@ class Components:
             self.embedders = gr.HTML("")
         with gr.Row():
             self.mode = gr.Dropdown(
-                [(text.MODES.get(name, name), name) for name in MODES],
+                text.mode_choices(MODES),
                 value="rerank",
                 label="Search for",
                 scale=3,

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medretrieval.imaging import position_mm, slice_axis
+from medretrieval.retrieval.modes import MODES
 from medretrieval.types import Hit, Match, SlicePolicy
 from medretrieval.ui import pictures, text
 from medretrieval.ui.backend import Example, Opened
@@ -157,7 +158,9 @@ def hit_cards(found: Found, opened: Opened, cart: Cart, shown: int | None) -> st
             key=f"{hit.rank}:{match.slice_index}:{match.query_slice}",
             image=row_picture(opened, row),
             alt=f"Hit {hit.rank}: {hit.volume_id}, slice {match.slice_index}. Show why",
-            lines=text.caption(hit, match, labels, found.result.mode, found.slices),
+            lines=text.caption(
+                hit, match, labels, found.result.mode, found.slices, whole=found.whole
+            ),
             action="add",
             button=("\u2713 in the set" if taken else "+ add to set")
             if annotated
@@ -181,15 +184,16 @@ def why(found: Found, hit: Hit, match: Match, query: Query, opened: Opened) -> s
         side=320,
     )
     other = row_picture(opened, opened.row(hit.volume_id, match.slice_index), side=320)
+    similar = "" if found.whole else f", similarity {match.score:.3f}"
     pair = "".join(
         f'<figure><img src="{pictures.data_uri(image, lossy=True)}" alt="{escape(caption)}">'
         f"<figcaption>{escape(caption)}</figcaption></figure>"
         for image, caption in (
             (own, f"your slice {match.query_slice}"),
-            (other, f"its slice {match.slice_index}, similarity {match.score:.3f}"),
+            (other, f"its slice {match.slice_index}{similar}"),
         )
     )
-    return text.why(hit, found.result.mode, found.slices, pair)
+    return text.why(hit, found.result.mode, found.slices, pair, whole=found.whole)
 
 
 def cart_cards(cart: Cart, colours: Palette) -> str:
@@ -223,25 +227,41 @@ def cart_cards(cart: Cart, colours: Palette) -> str:
     )
 
 
+def opened_line(opened: Opened) -> str:
+    """That an index was opened, and what is different if its rows are whole volumes."""
+    note = f" {text.WHOLE_NOTE}" if opened.whole else ""
+    return f"Opened the index {opened.index.manifest.name}.{note}"
+
+
+def modes(opened: Opened) -> Props:
+    """The ways of searching by their titles for this index."""
+    titles = text.mode_choices(MODES, whole=opened.whole)
+    return Props(choices=titles, **({"value": "slice"} if opened.whole else {}))
+
+
 def about(opened: Opened) -> str:
     """What is in an index, what made it, and what it is not good for."""
     m = opened.index.manifest
     counts = m.counts
+    unit = "volume" if opened.whole else "slice"
     cases = f"{counts.volumes} cases of {counts.patients} patients"
     if opened.synthetic:
         cases = f"{counts.volumes} synthetic cases"
     rows = {
         "Index": m.name,
-        "Contents": f"{cases}, {counts.slices} slices, {counts.annotated_slices} of them annotated",
-        "Modalities": f"{_listing(m.modalities)} slices",
-        "Regions": f"{_listing(m.regions)} slices",
+        "Contents": f"{cases}, {counts.slices} {unit}s, {counts.annotated_slices} of them "
+        "annotated",
+        "Modalities": f"{_listing(m.modalities)} {unit}s",
+        "Regions": f"{_listing(m.regions)} {unit}s",
         "Structures": ", ".join(m.vocabulary.values()) or "none",
-        "Embedder": f"{m.embedder.name} ({m.embedder.dim} numbers a slice); your image is compared "
-        "with the same one",
+        "Embedder": f"{m.embedder.name} ({m.embedder.dim} numbers a {unit}); your image is "
+        "compared with the same one",
         "Slices": f"{m.slices.axis}, intensity window {m.slices.window}",
         "Source": m.source,
         "License": m.license,
     }
+    if opened.whole:
+        rows["Searching"] = text.WHOLE_NOTE
     if opened.synthetic:
         rows["Limits"] = (
             "Synthetic phantoms computed from formulas, no patients. Good for trying the page out; "

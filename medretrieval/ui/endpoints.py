@@ -9,7 +9,8 @@ from typing import Any
 import gradio as gr
 
 from medretrieval.errors import MedRetrievalError
-from medretrieval.pipeline import DEFAULT_SEGMENTER, DEFAULT_SUPPORT_K
+from medretrieval.pipeline import DEFAULT_SUPPORT_K
+from medretrieval.segmentation.registry import DEFAULT_SEGMENTER
 from medretrieval.ui import exports
 from medretrieval.ui.actions import Actions
 from medretrieval.ui.backend import DEMO

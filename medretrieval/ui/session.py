@@ -64,6 +64,7 @@ class Found:
         slices: with how many slices of the query.
         seconds: that it took.
         embedded: embeddings of all slices (`retrieval.query.QueryEmbeddings`) if they were made.
+        whole: whether whole volumes were compared, each shown by one of its slices.
     """
 
     result: SearchResult
@@ -74,6 +75,7 @@ class Found:
     slices: int
     seconds: float
     embedded: Any = None
+    whole: bool = False
 
     def fits(self, query: Query, index: str) -> bool:
         """Whether this was a search for the same image in the same index."""

@@ -25,6 +25,18 @@ MODES = {
     "weighted": "Cases, weighted count",
     "rerank": "Cases, re-ranked",
 }
+# In an index of whole volumes.
+WHOLE_MODES = {
+    "slice": "Volumes like this one",
+    "count": "The most similar volume, counted",
+    "weighted": "The most similar volume, weighted",
+    "rerank": "The most similar volume, re-ranked",
+}
+WHOLE_SCORE = "cosine similarity of the two volumes, each compared as a whole; 1 is identical"
+WHOLE_NOTE = (
+    "This index compares whole volumes, so the slice that you look at makes no difference to a "
+    "search; to segment, add slices to the support set yourself."
+)
 SCORES = {
     "slice": "cosine similarity of the two slices; 1 is identical",
     "count": "how many slices of your image have their best match in this case",
@@ -38,7 +50,9 @@ def status(kind: str, message: str) -> str:
     role = "alert" if kind in ("warning", "error") else "status"
     sign = {"ok": "\u2713", "warning": "!", "error": "!"}.get(kind, "")
     mark = f'<span class="mr-sign" aria-hidden="true">{sign}</span>' if sign else ""
-    body = f"{mark}<span>{escape(message)}</span>"
+    # Where a message has several lines they hold a table, whose columns must stay.
+    lines = ' class="mr-lines"' if "\n" in message else ""
+    body = f"{mark}<span{lines}>{escape(message)}</span>"
     return f'<div class="mr-status mr-{kind}" role="{role}">{body}</div>'
 
 
@@ -99,7 +113,9 @@ def found_line(found: Found, slices: int, *, meaningless: bool = False) -> str:
     if hits == 1:
         what = what.replace("cases", "case").replace("slices", "slice", 1)
     line = f"{hits} {what}, {_took(found.seconds)}. Click a picture to see why it was found."
-    if hits < found.k and found.slice_index is None:
+    if found.whole and found.result.mode != "slice":
+        line += f" To see more cases, search for “{WHOLE_MODES['slice']}”."
+    elif hits < found.k and found.slice_index is None and not found.whole:
         line += " In no other case is the best match of any of your slices."
     if meaningless:
         line += " This index is synthetic: for a real image its cases have no meaning."
@@ -255,8 +271,19 @@ def _card(card: Card) -> str:
     return f'<li class="mr-card">{picture}<div class="mr-caption">{lines}</div>{button}</li>'
 
 
-def score(hit: Hit, mode: str, slices: int) -> str:
-    """The score of a hit in words, of an image that was searched with `slices` slices."""
+def mode_choices(names: Iterable[str], *, whole: bool = False) -> list[tuple[str, str]]:
+    """(title, name) of the ways of searching, in an index of slices or of `whole` volumes."""
+    titles = WHOLE_MODES if whole else MODES
+    return [(titles.get(name, name), name) for name in names]
+
+
+def score(hit: Hit, mode: str, slices: int, *, whole: bool = False) -> str:
+    """The score of a hit in words, of an image that was searched with `slices` slices.
+
+    `whole`: whole volumes were compared.
+    """
+    if whole:
+        return f"similarity {hit.matches[0].score:.3f}"
     if mode == "slice":
         return f"similarity {hit.score:.3f}"
     if mode == "count":
@@ -264,19 +291,27 @@ def score(hit: Hit, mode: str, slices: int) -> str:
     return f"score {hit.score:.2f}" + (f" of {slices}" if mode == "rerank" else "")
 
 
-def caption(hit: Hit, match: Match, labels: Sequence[str], mode: str, slices: int) -> list[str]:
-    """Lines of a hit's caption: score, case, the pair of slices, labels of the slice."""
+def caption(
+    hit: Hit, match: Match, labels: Sequence[str], mode: str, slices: int, *, whole: bool = False
+) -> list[str]:
+    """Lines of a hit's caption: score, case, the pair of slices, labels of the slice (volume)."""
+    pair = f"slice {match.slice_index}"
+    if whole:
+        pair = f"whole volume, shown by {pair}"
+    elif slices > 1:
+        pair += f" for your {match.query_slice}"
+    none = "no structure in it" if whole else "no structure on it"
     about = " \u00b7 ".join(part for part in (hit.modality, hit.region) if part != UNKNOWN)
     return [
-        score(hit, mode, slices),
+        score(hit, mode, slices, whole=whole),
         hit.volume_id,
-        f"slice {match.slice_index}" + (f" for your {match.query_slice}" if slices > 1 else ""),
+        pair,
         *([about] if about else []),
-        ", ".join(labels) if labels else "no structure on it",
+        ", ".join(labels) if labels else none,
     ]
 
 
-def why(hit: Hit, mode: str, slices: int, pair: str, *, most: int = 8) -> str:
+def why(hit: Hit, mode: str, slices: int, pair: str, *, most: int = 8, whole: bool = False) -> str:
     """The slice pairs that explain a hit, as a table below `pair`, the HTML of two pictures."""
     best = sorted(hit.matches, key=lambda m: -m.score)
     rows = "".join(
@@ -285,13 +320,15 @@ def why(hit: Hit, mode: str, slices: int, pair: str, *, most: int = 8) -> str:
     )
     more = len(best) - most
     rest = f"<p>and {more} more pairs; the settings file has them all</p>" if more > 0 else ""
-    explained = escape(SCORES.get(mode, "score"))
+    table = (
+        "<table><thead><tr><th>your slice</th><th>its slice</th><th>similarity</th></tr></thead>"
+        f"<tbody>{rows}</tbody></table>{rest}"
+    )
+    explained = escape(WHOLE_SCORE if whole else SCORES.get(mode, "score"))
     return (
         f'<section class="mr-why"><h3>Why #{hit.rank}, {escape(hit.volume_id)}</h3>'
-        f"<p><b>{escape(score(hit, mode, slices))}</b>: {explained}.</p>"
-        f'<div class="mr-two">{pair}</div>'
-        "<table><thead><tr><th>your slice</th><th>its slice</th><th>similarity</th></tr></thead>"
-        f"<tbody>{rows}</tbody></table>{rest}</section>"
+        f"<p><b>{escape(score(hit, mode, slices, whole=whole))}</b>: {explained}.</p>"
+        f'<div class="mr-two">{pair}</div>{"" if whole else table}</section>'
     )
 
 

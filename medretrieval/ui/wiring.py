@@ -76,7 +76,7 @@ class Wiring:
             "query found upload examples_panel mode hits why search_status "
             f"segment_slice segment_volume {sliders} {files}"
         )
-        choosing = f"found hits why search_status structures {about} {sliders} {files}"
+        choosing = f"mode found hits why search_status structures {about} {sliders} {files}"
 
         self.on(
             load, act.prepare, [], f"examples {about}", "image_status",
@@ -185,7 +185,8 @@ class Wiring:
                 message = INTERNAL
             message = message[:1].upper() + message[1:]
             # The page takes this message as HTML.
-            gr.Warning(html.escape(message), title="This did not work")
+            # Of a table only the sentence before it, as its columns need the width of the page.
+            gr.Warning(html.escape(message.partition("\n")[0]), title="This did not work")
             failed = {getattr(self._parts, status): text.status("error", message)}
             return failed | {getattr(self._parts, name): None for name in spent}
 

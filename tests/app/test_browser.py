@@ -17,9 +17,8 @@ import pydicom
 import pytest
 from pydicom.data import get_testdata_file
 
-from medretrieval import pipeline
 from medretrieval.demo import Demo, DemoQuery
-from medretrieval.embedders import load_embedder
+from medretrieval.embedders import DEFAULT_EMBEDDER, load_embedder
 from medretrieval.imaging import write_labels, write_volume
 from medretrieval.index import Case, build
 from medretrieval.phantoms import KINDS, make_case
@@ -67,7 +66,7 @@ class SmallDemo(Backend):
         index = build(
             [_case(kind, seed) for kind in DEMO_KINDS for seed in range(2)],
             self.folder / "index",
-            embedder=load_embedder(pipeline.DEFAULT_EMBEDDER),
+            embedder=load_embedder(DEFAULT_EMBEDDER),
             slices=SlicePolicy(),
             name="small-demo",
             source="synthetic phantoms",

@@ -9,17 +9,23 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from safetensors.torch import save_file
+from torchvision import transforms
 
-from medretrieval.embedders import REGISTRY, load_embedder
+from medretrieval.embedders import REGISTRY, get_spec, load_embedder
 from medretrieval.embedders.base import unit_rows
 from medretrieval.embedders.checkpoint import hash_tensors
 from medretrieval.embedders.loader import bundled_file
 from medretrieval.embedders.preprocess import prepare
 from medretrieval.errors import InputError, UsageError
+from medretrieval.imaging import make_slices
+from medretrieval.phantoms import make_case
+from medretrieval.types import SlicePolicy
 
 SPEC = REGISTRY["efficientnet-lite0"]
 GOLDEN_COSINES = [0.656479, 0.413618, 0.296336, 0.990494]
@@ -50,6 +56,54 @@ def test_equals_the_package(
     found = embedder.embed_batch(pictures)
     np.testing.assert_allclose(found, expected, atol=1e-5)
     assert (found * expected).sum(axis=1).min() > 0.99999
+
+
+@pytest.fixture(scope="module")
+def slices() -> list[np.ndarray]:
+    """The middle slices of synthetic CT, MR and radiographs."""
+    kinds = ("ct-head", "ct-abdomen", "mr-brain", "mr-knee", "xr-chest", "xa-coronary")
+    every = [
+        list(make_slices(make_case(kind, 1, quick=True).volume, SlicePolicy())) for kind in kinds
+    ]
+    return [of_case[len(of_case) // 2].image for of_case in every]
+
+
+def test_equals_the_network_of_timm(
+    embedder: Any,
+    tensors: dict[str, torch.Tensor],
+    slices: list[np.ndarray],
+    pictures: list[np.ndarray],
+    tmp_path: Path,
+) -> None:
+    """timm's tf_efficientnet_lite0 pads and normalises batches as TensorFlow, as the package does.
+
+    Both networks hold the same layers in the same order under other names.
+    """
+    network = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+    renamed = dict(zip(network.state_dict(), tensors.values(), strict=True))
+    network.load_state_dict(renamed)
+    transform = transforms.Compose(
+        [
+            transforms.Resize((224, 224), transforms.InterpolationMode.BICUBIC),
+            transforms.ToTensor(),
+            transforms.Normalize([127 / 255] * 3, [128 / 255] * 3),
+        ]
+    )
+    images = [Image.fromarray(picture).convert("RGB") for picture in [*slices, *pictures]]
+    with torch.inference_mode():
+        pixels = torch.stack([transform(image) for image in images])
+        expected = unit_rows(network.eval().forward_features(pixels).mean(dim=(2, 3)).numpy())
+    found = embedder.embed_batch([*slices, *pictures])
+    assert (found * expected).sum(axis=1).min() > 0.9999
+    assert (found @ found.T)[~np.eye(len(found), dtype=bool)].max() < 0.9999
+
+    save_file(renamed, tmp_path / "model.safetensors")
+    fields = ("input_size", "resize", "resize_to", "interpolation", "mean", "std")
+    spec = dataclasses.replace(
+        get_spec("timm:tf_efficientnet_lite0"), **{f: getattr(SPEC, f) for f in fields}
+    )
+    by_name = load_embedder(spec, weights=tmp_path / "model.safetensors")
+    assert (by_name.embed_batch(slices) * found[: len(slices)]).sum(axis=1).min() > 0.9999
 
 
 def test_rows_are_unit_float32(embedder: Any, pictures: list[np.ndarray]) -> None:

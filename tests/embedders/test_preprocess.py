@@ -13,38 +13,71 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
-from medretrieval.embedders import REGISTRY
+from medretrieval.embedders import REGISTRY, EmbedderSpec
 from medretrieval.embedders.preprocess import prepare, resize, resized_shape
-from medretrieval.embedders.preprocessor_config import preprocessing_of_folder
+from medretrieval.embedders.preprocessor_config import (
+    described_preprocessing,
+    preprocessing_of_folder,
+)
 from medretrieval.errors import InputError, UsageError
 
 CROP, SQUASH = REGISTRY["dinov2-base"], REGISTRY["mae-vit-b"]
 
 
-@pytest.mark.parametrize("name", ["dinov2-base", "rad-dino", "vit-b16-in21k", "mae-vit-b"])
-def test_equals_the_reference_processor(name: str, pictures: list[np.ndarray]) -> None:
-    from PIL import Image
+# A row, the Pillow-backed processor of the published repository, and how that is told the size.
+REFERENCES = [
+    ("dinov2-base", "bit.image_processing_pil_bit:BitImageProcessorPil", "crop"),
+    ("rad-dino", "bit.image_processing_pil_bit:BitImageProcessorPil", "crop"),
+    ("vit-b16-in21k", "vit.image_processing_pil_vit:ViTImageProcessorPil", "square"),
+    ("mae-vit-b", "vit.image_processing_pil_vit:ViTImageProcessorPil", "square"),
+    ("clip-vit-l14", "clip.image_processing_pil_clip:CLIPImageProcessorPil", "crop"),
+    ("medsiglip-448", "siglip.image_processing_pil_siglip:SiglipImageProcessorPil", "square"),
+    ("resnet50", "convnext.image_processing_pil_convnext:ConvNextImageProcessorPil", "crop_pct"),
+    ("sam-vit-b", "sam.image_processing_pil_sam:SamImageProcessorPil", "pad"),
+    ("deit", "deit.image_processing_pil_deit:DeiTImageProcessorPil", "square-crop"),
+]
+FILTERS = {"lanczos": 1, "bilinear": 2, "bicubic": 3}
+DEIT = dataclasses.replace(
+    CROP, name="deit", resize="squash-crop", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)
+)
 
-    spec = REGISTRY[name]
-    options: dict[str, Any] = {
-        "resample": {"bilinear": 2, "bicubic": 3}[spec.interpolation],
-        "image_mean": list(spec.mean),
-        "image_std": list(spec.std),
-    }
-    if spec.resize == "crop":
-        module, options["size"] = "bit.image_processing_pil_bit", {"shortest_edge": spec.resize_to}
-        options["crop_size"] = {"height": spec.input_size, "width": spec.input_size}
-        class_name = "BitImageProcessorPil"
-    else:
-        module, class_name = "vit.image_processing_pil_vit", "ViTImageProcessorPil"
-        options["size"] = {"height": spec.input_size, "width": spec.input_size}
-    reference = getattr(importlib.import_module(f"transformers.models.{module}"), class_name)(
-        **options
+
+def _reference(spec: EmbedderSpec, path: str, way: str) -> Any:
+    module, _, class_name = path.partition(":")
+    square = {"height": spec.input_size, "width": spec.input_size}
+    sizes: dict[str, Any] = {
+        "crop": {"size": {"shortest_edge": spec.resize_to}, "crop_size": square},
+        "square": {"size": square},
+        "crop_pct": {"size": {"shortest_edge": spec.input_size}, "crop_pct": 0.875},
+        "pad": {"size": {"longest_edge": spec.input_size}, "pad_size": square},
+        "square-crop": {
+            "size": {"height": spec.resize_to, "width": spec.resize_to},
+            "crop_size": square,
+        },
+    }[way]
+    processor = getattr(importlib.import_module(f"transformers.models.{module}"), class_name)
+    return processor(
+        resample=FILTERS[spec.interpolation],
+        image_mean=list(spec.mean),
+        image_std=list(spec.std),
+        **sizes,
     )
+
+
+@pytest.mark.parametrize(("name", "path", "way"), REFERENCES, ids=lambda value: value)
+def test_equals_the_reference_processor(
+    name: str, path: str, way: str, pictures: list[np.ndarray], tmp_path: Path
+) -> None:
+    spec = DEIT if name == "deit" else REGISTRY[name]
+    reference = _reference(spec, path, way)
     colour = [Image.fromarray(picture).convert("RGB") for picture in pictures]
     expected = np.stack([reference(image)["pixel_values"][0] for image in colour])
     np.testing.assert_allclose(prepare(pictures, spec), expected, atol=2e-6)
+    # What such a processor writes is read as the row, which names the same preprocessing.
+    reference.save_pretrained(tmp_path)
+    assert preprocessing_of_folder(spec, tmp_path) == spec
 
 
 @given(height=st.integers(1, 400), width=st.integers(1, 400), spec=st.sampled_from([CROP, SQUASH]))
@@ -144,15 +177,140 @@ def test_old_square_sizes_are_understood(tmp_path: Path) -> None:
     assert preprocessing_of_folder(SQUASH, tmp_path) == SQUASH
 
 
+IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
+
+
+# preprocessor_config.json as repositories publish it, of several ages, and what it means.
+@pytest.mark.parametrize(
+    ("stored", "means"),
+    [
+        (  # microsoft/resnet-50
+            {
+                "feature_extractor_type": "ConvNextFeatureExtractor",
+                "crop_pct": 0.875,
+                "size": 224,
+                "resample": 3,
+            },
+            ("crop", 256, 224, "bicubic"),
+        ),
+        (  # facebook/convnext-base-384
+            {"feature_extractor_type": "ConvNextFeatureExtractor", "size": 384, "resample": 3},
+            ("squash", 384, 384, "bicubic"),
+        ),
+        (  # facebook/deit-base-patch16-224
+            {
+                "feature_extractor_type": "DeiTFeatureExtractor",
+                "crop_size": 224,
+                "do_center_crop": True,
+                "size": 256,
+                "resample": 3,
+            },
+            ("squash-crop", 256, 224, "bicubic"),
+        ),
+        (  # microsoft/beit-base-patch16-224
+            {
+                "feature_extractor_type": "BeitFeatureExtractor",
+                "crop_size": 224,
+                "do_center_crop": False,
+                "size": 224,
+                "resample": 2,
+            },
+            ("squash", 224, 224, "bilinear"),
+        ),
+        (  # openai/clip-vit-large-patch14
+            {
+                "feature_extractor_type": "CLIPFeatureExtractor",
+                "crop_size": 224,
+                "do_center_crop": True,
+                "size": 224,
+                "resample": 3,
+            },
+            ("crop", 224, 224, "bicubic"),
+        ),
+        (  # facebook/dinov3-vits16-pretrain-lvd1689m
+            {
+                "image_processor_type": "DINOv3ViTImageProcessorFast",
+                "crop_size": None,
+                "do_center_crop": None,
+                "size": {"height": 224, "width": 224},
+                "resample": 2,
+            },
+            ("squash", 224, 224, "bilinear"),
+        ),
+        (  # facebook/sam-vit-base
+            {
+                "image_processor_type": "SamImageProcessor",
+                "do_pad": True,
+                "pad_size": {"height": 1024, "width": 1024},
+                "size": {"longest_edge": 1024},
+                "resample": 2,
+            },
+            ("pad-end", 1024, 1024, "bilinear"),
+        ),
+        (  # lanczos, and the same side twice, which is no crop
+            {
+                "image_processor_type": "DeiTImageProcessor",
+                "size": {"height": 224, "width": 224},
+                "crop_size": {"height": 224, "width": 224},
+                "resample": 1,
+            },
+            ("squash", 224, 224, "lanczos"),
+        ),
+    ],
+)
+def test_published_forms(stored: dict[str, Any], means: tuple[Any, ...], tmp_path: Path) -> None:
+    path = tmp_path / "preprocessor_config.json"
+    path.write_text(json.dumps({**stored, **IMAGENET, "do_resize": True}))
+    found = described_preprocessing(path)
+    fields = ("resize", "resize_to", "input_size", "interpolation")
+    assert tuple(found[field] for field in fields) == means
+    assert found["mean"] == (0.485, 0.456, 0.406)
+
+
+def test_what_the_file_leaves_out_stays(tmp_path: Path) -> None:
+    (tmp_path / "preprocessor_config.json").write_text("{}")
+    sam = REGISTRY["sam-vit-b"]
+    assert preprocessing_of_folder(sam, tmp_path) == sam
+    assert described_preprocessing(tmp_path / "preprocessor_config.json") == {}
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
         ({"resample": 0}, "resample 0"),
         ({"do_resize": False}, "do_resize False"),
         ({"rescale_factor": 1.0}, "rescale_factor 1.0"),
-        ({"size": {"height": 256, "width": 256}}, "do_center_crop True"),
+        ({"rescale_factor": "1/255"}, "rescale_factor '1/255'"),
         ({"size": {"height": 256, "width": 200}}, "gives the size"),
+        ({"size": {}}, "gives the size"),
+        ({"size": {"shortest_edge": 10**6}}, "gives the size.*at most 4096"),
+        ({"size": {"shortest_edge": [256]}}, "gives the size"),
+        ({"size": {"longest_edge": 256}}, "longest_edge"),
+        ({"do_center_crop": False}, "shortest_edge.*do_center_crop False"),
+        ({"crop_size": 300}, "crop_size 300, larger than size 256"),
         ({"image_std": [0.2]}, "expected 3 numbers"),
+        ({"do_pad": True}, "do_pad True"),
+        ({"crop_pct": 0.9}, "crop_pct 0.9"),
+        ({"image_processor_type": "LevitImageProcessor"}, "of the kind Levit"),
+        ({"image_processor_type": "SamImageProcessor"}, "do_center_crop True"),
+        ({"image_processor_type": "ConvNextImageProcessor"}, "do_center_crop True"),
+        (
+            {
+                "image_processor_type": "ConvNextImageProcessor",
+                "do_center_crop": None,
+                "crop_pct": 0,
+            },
+            "crop_pct 0",
+        ),
+        (
+            {
+                "image_processor_type": "SamImageProcessor",
+                "do_center_crop": False,
+                "size": {"longest_edge": 1024},
+                "pad_size": {"height": 512, "width": 512},
+            },
+            "pad_size",
+        ),
     ],
 )
 def test_what_is_not_supported_is_refused(

