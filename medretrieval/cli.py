@@ -200,8 +200,8 @@ def _embedders(options: argparse.Namespace) -> None:
     from medretrieval.embedders import list_embedders
 
     rows = list_embedders()
-    columns = ["name", "paper", "dim", "input", "weights", "revision", "license", "MB", "status"]
-    short = [{**row, "revision": row["revision"][:12], "MB": row["size_mb"]} for row in rows]
+    columns = ["name", "status", "paper", "dim", "input", "MB", "license", "revision", "weights"]
+    short = [{**r, "revision": (r["revision"] or "-")[:12], "MB": r["size_mb"]} for r in rows]
     _print(options, rows, lambda: table(short, columns))
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import importlib.metadata
 import importlib.util
+import re
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -22,6 +25,9 @@ from medretrieval.folders import weights_dir
 from medretrieval.types import Embedder, VolumeEmbedder
 
 
+_COMMIT = re.compile("[0-9a-f]{40}")
+
+
 class _Adapter(Protocol):
     def load(
         self, spec: EmbedderSpec, location: Path, *, revision: str, compute: Compute
@@ -33,6 +39,7 @@ def load_embedder(
     *,
     device: str = "cpu",
     weights: Path | str | None = None,
+    revision: str | None = None,
     threads: int | None = None,
     precision: Precision = "float32",
     runtime: Runtime = "torch",
@@ -50,6 +57,8 @@ def load_embedder(
         device: "cpu" or "cuda".
         weights: local weights instead of the published ones: a file, or the folder of a
             repository where the embedder needs its configuration too.
+        revision: of an identity that was loaded before: the commit to take again where the
+            specification names none. Others know theirs, and ignore it.
         threads, precision, runtime: how it is computed, see `embedders.compute.Compute`.
 
     Raises:
@@ -66,12 +75,18 @@ def load_embedder(
                 f"them into {weights_dir()} under the parts' names"
             )
         parts = [part.strip() for part in name.split(SEPARATOR)]
-        return Ensemble([_load(part, None, compute) for part in parts])
-    return _load(name, local, compute)
+        revisions = [part.strip() for part in (revision or "").split(SEPARATOR)]
+        return Ensemble(
+            [
+                _load(part, None, commit, compute)
+                for part, commit in zip_longest(parts, revisions[: len(parts)], fillvalue="")
+            ]
+        )
+    return _load(name, local, revision or "", compute)
 
 
 def _load(
-    name: str | EmbedderSpec, local: Path | None, compute: Compute
+    name: str | EmbedderSpec, local: Path | None, commit: str, compute: Compute
 ) -> Embedder | VolumeEmbedder:
     if local is not None and not local.exists():
         raise InputError(
@@ -80,6 +95,8 @@ def _load(
             "published ones"
         )
     spec, own = (name, None) if isinstance(name, EmbedderSpec) else names.find(name, local)
+    if not spec.pinned and _COMMIT.fullmatch(commit):
+        spec = dataclasses.replace(spec, revision=commit)
     runtime = OPENVINO if compute.runtime == "openvino" else ()
     require(spec.name, ("torch", *spec.requires, *runtime))
     location, revision = _location(spec, own or local)
@@ -157,7 +174,7 @@ def list_embedders() -> list[dict[str, Any]]:
             "input": spec.input_size,
             "unit": spec.unit,
             "weights": spec.weights,
-            "revision": spec.revision if spec.pinned else "not pinned",
+            "revision": _revision(spec),
             "license": spec.license,
             "paper": ", ".join(spec.papers),
             "size_mb": spec.size_mb,
@@ -167,6 +184,12 @@ def list_embedders() -> list[dict[str, Any]]:
         }
         for spec in REGISTRY.values()
     ]
+
+
+def _revision(spec: EmbedderSpec) -> str | None:
+    if spec.source == "file":
+        return None
+    return spec.revision if spec.pinned else "not pinned"
 
 
 def bundled_file(spec: EmbedderSpec) -> Path:

@@ -31,8 +31,9 @@ def not_public(spec: EmbedderSpec) -> UnavailableError:
     # Not Path.suffix: that of a .pth.tar is .tar, which `local` does not look for.
     suffix = next((known for known in SUFFIXES[1:] if spec.filenames[0].endswith(known)), "")
     return UnavailableError(
-        f"the weights of {_described(spec)} cannot be fetched by a program. Get them from their authors and give them as weights=FILE "
-        f"(--embedder-weights FILE), or store them as {weights_dir() / spec.name}{suffix}. "
+        f"the weights of {_described(spec)} cannot be fetched by a program. Get them from their "
+        "authors and give them as weights=FILE (--embedder-weights FILE), or store them as "
+        f"{weights_dir() / spec.name}{suffix}. "
         "`medretrieval embedders` lists what works now"
     )
 
@@ -145,7 +146,8 @@ def _unavailable(spec: EmbedderSpec, reason: str) -> UnavailableError:
     revision = f" --revision {spec.revision}" if spec.pinned else ""
     files = " and ".join([*spec.config_files, spec.filenames[0]])
     return UnavailableError(
-        f"the weights of {_described(spec)} cannot be had here: {reason}. Fetch them where there is a network with `hf download {spec.weights}"
-        f"{revision}` and copy the cache, or give a folder with {files} as weights=FOLDER "
+        f"the weights of {_described(spec)} cannot be had here: {reason}. Fetch them where there "
+        f"is a network with `hf download {spec.weights}{revision}` and copy the cache, or give "
+        f"a folder with {files} as weights=FOLDER "
         "(--embedder-weights FOLDER). `medretrieval embedders` lists what works now"
     )

@@ -39,6 +39,7 @@ from medretrieval.retrieval.stores import Store
 from medretrieval.retrieval.whole import refuse_localizing, refuse_slices, refuse_supports
 from medretrieval.types import (
     Embedder,
+    EmbedderIdentity,
     Match,
     Progress,
     SearchResult,
@@ -83,10 +84,10 @@ def open_index(
     return Index(open_store(path, verify=verify), embedder=embedder, load=load)
 
 
-def _load_embedder(name: str, **options: Any) -> Embedder | VolumeEmbedder:
+def _load_embedder(wanted: EmbedderIdentity, **options: Any) -> Embedder | VolumeEmbedder:
     from medretrieval.embedders import load_embedder
 
-    return load_embedder(name, **options)
+    return load_embedder(wanted.name, revision=wanted.revision, **options)
 
 
 class Index:
@@ -95,7 +96,7 @@ class Index:
     Args:
         store: an open index.
         embedder: as for `open_index`.
-        load: gives the embedder of a name, when it is first needed.
+        load: gives the embedder of an identity, when it is first needed.
     """
 
     def __init__(
@@ -103,7 +104,7 @@ class Index:
         store: Store,
         *,
         embedder: Embedder | VolumeEmbedder | None = None,
-        load: Callable[[str], Embedder | VolumeEmbedder] = _load_embedder,
+        load: Callable[[EmbedderIdentity], Embedder | VolumeEmbedder] = _load_embedder,
     ) -> None:
         if embedder is not None:
             check_identity(store.manifest.embedder, embedder.identity, what="the embedder given")
@@ -128,7 +129,7 @@ class Index:
         with self._loading:
             if self._embedder is None:
                 wanted = self.store.manifest.embedder
-                loaded = self._load(wanted.name)
+                loaded = self._load(wanted)
                 check_identity(wanted, loaded.identity, what="loaded here")
                 self._embedder = loaded
             return self._embedder

@@ -219,6 +219,7 @@ def run_python(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]
                 **kept,
                 "HF_HOME": str(tmp_path / "hf"),
                 "HF_HUB_DISABLE_XET": "1",
+                "MEDRETRIEVAL_WEIGHTS": str(tmp_path / "no weights"),
                 "OMP_NUM_THREADS": "1",
                 "NO_PROXY": "127.0.0.1",
                 **environment,

@@ -178,6 +178,21 @@ def test_the_resolved_commit_is_in_the_identity(
     }
 
 
+@pytest.mark.slow
+def test_an_unpinned_embedder_is_found_again_at_its_commit(
+    run_python: Run, served: Any, tiny_spec: Callable[..., EmbedderSpec], tmp_path: Path
+) -> None:
+    """As an index needs it, after the repository has moved on, on a machine with an empty cache."""
+    spec = tiny_spec("dinov2-base", revision="main")
+    served.moves_to = "beef" + 36 * "0"
+    served.requests.append("GET /earlier.safetensors")  # so that "main" has moved already
+    again = f"found = load_embedder(spec, revision={served.commit!r}).identity.revision"
+    assert _found(run_python(_script(spec, again), HF_ENDPOINT=served.url)) == served.commit
+    now = "found = load_embedder(spec, revision='local file').identity.revision"
+    moved = _found(run_python(_script(spec, now), HF_ENDPOINT=served.url, HF_HOME=str(tmp_path)))
+    assert moved == served.moves_to
+
+
 def test_only_the_other_weights_file(
     run_python: Run, served: Any, tiny_spec: Callable[..., EmbedderSpec]
 ) -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 from medretrieval.errors import EmbedderMismatchError, InputError, UsageError
 from medretrieval.retrieval.engine import Index
 from medretrieval.retrieval.modes import MODES
-from medretrieval.types import Grid, Match, Volume
+from medretrieval.types import EmbedderIdentity, Grid, Match, Volume
 
 CHEST = [[1.0, 0.1, 0.0, 0.0], [1.0, 0.0, 0.1, 0.0]]
 ABDOMEN = [[0.0, 1.0, 0.1, 0.0], [0.0, 1.0, 0.0, 0.2], [0.0, 1.0, 0.3, 0.0]]
@@ -264,8 +264,8 @@ def test_an_identity_that_went_through_json_is_the_same(store, make_embedder) ->
 def test_the_embedder_is_loaded_when_first_needed_and_checked(store, make_embedder) -> None:
     calls = []
 
-    def load(name: str) -> Any:
-        calls.append(name)
+    def load(wanted: EmbedderIdentity) -> Any:
+        calls.append(wanted.name)
         return make_embedder() if len(calls) > 1 else make_embedder(pooling="class token")
 
     index = Index(store, load=load)
