@@ -43,7 +43,11 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def embedder_table() -> str:
-    source = {"package": "bundled", "hub": "Hub", "file": "local file"}
+    where = {
+        "package": "bundled: {weights}",
+        "hub": "{weights}@{revision:.7}",
+        "file": "local file: {weights}",
+    }
     return markdown(
         [
             {
@@ -52,7 +56,7 @@ def embedder_table() -> str:
                 "dim": s.dim,
                 "input": s.input_size,
                 "feature": s.pooling,
-                "weights": f"{source[s.source]}: {s.weights}",
+                "weights": where[s.source].format(weights=s.weights, revision=s.revision),
                 "MB": s.size_mb,
                 "licence": s.license,
             }

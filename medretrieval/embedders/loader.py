@@ -24,7 +24,6 @@ from medretrieval.errors import InputError, UnavailableError, UsageError
 from medretrieval.folders import weights_dir
 from medretrieval.types import Embedder, VolumeEmbedder
 
-
 _COMMIT = re.compile("[0-9a-f]{40}")
 
 
