@@ -133,6 +133,9 @@ class EmbedderIdentity:
         preprocessing: JSON-able description: size, resize policy, interpolation, mean, std.
         pooling: how the vector is taken from the network, e.g. "class token".
         dim: length of an embedding.
+        network: JSON-able description of what the tensors alone do not say of the network, such as
+            its activation, its number of heads, or which output is the feature; empty where the
+            tensors say all.
         precision: of the multiplications it was computed with; it changes embeddings by rounding
             only, so that it is no part of their space.
     """
@@ -144,6 +147,7 @@ class EmbedderIdentity:
     preprocessing: Mapping[str, Any]
     pooling: str
     dim: int
+    network: Mapping[str, Any] = field(default_factory=dict)
     precision: str = "float32"
 
     @property
@@ -158,7 +162,8 @@ class EmbedderIdentity:
         The same tensors from the Hub and from a local folder make the same space, so neither the
         name nor the place they came from is part of it.
         """
-        decisive = (self.weights_sha256, dict(self.preprocessing), self.pooling, self.dim)
+        decisive = [self.weights_sha256, dict(self.preprocessing), self.pooling, self.dim]
+        decisive += [dict(self.network)] if self.network else []
         return json.dumps(decisive, sort_keys=True)
 
 

@@ -36,6 +36,7 @@ from medretrieval.embedders.spec import (
     EmbedderSpec,
 )
 from medretrieval.embedders.transformers_folder import (
+    architecture_of,
     filled,
     never_used,
     plain_config,
@@ -148,7 +149,10 @@ class AnyTransformer(TorchEmbedder):
             where=weights,
             options=_options(network.model_class, spec.options["feature"]),
         )
-        return cls(spec, loaded, identity=identity_of(spec, tensors, revision), compute=compute)
+        identity = identity_of(
+            spec, tensors, revision, architecture=architecture_of(network.config)
+        )
+        return cls(spec, loaded, identity=identity, compute=compute)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         return _feature(self.network(pixel_values=pixels), self.spec.options["feature"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from medretrieval.types import EmbedderIdentity
 
 # Features that are computed in bfloat16 and have a lower cosine to themselves are other features.
 KEPT = 0.999
+GPU_PASS = 32
 
 
 class TorchEmbedder:
@@ -33,10 +34,11 @@ class TorchEmbedder:
             the pictures over cores, not the layers, needs no waiting between cores, and gives the
             same numbers whatever their count.
         pass_size: pictures per forward pass; longer lists are split. One picture of a vision
-            transformer fills a core; a small convolutional network gains from a few.
+            transformer fills a core; a small convolutional network gains from a few, and a GPU
+            from many.
     """
 
-    pass_size: ClassVar[int] = 1
+    pass_size: int = 1
 
     def __init__(
         self,
@@ -49,6 +51,8 @@ class TorchEmbedder:
         self.spec = spec
         self.device = checked_device(compute.device)
         on_cpu = self.device.type == "cpu"
+        if not on_cpu:
+            self.pass_size = GPU_PASS
         self.threads = (compute.threads or torch.get_num_threads()) if on_cpu else 1
         self._workers = ThreadPoolExecutor(self.threads, initializer=_on_one_core)
         self.network = network.eval().requires_grad_(False).to(self.device)
@@ -60,9 +64,11 @@ class TorchEmbedder:
         ):
             self.precision = "bfloat16"
         self.identity = dataclasses.replace(identity, precision=self.precision)
-        # A kernel may round by the shape of its input where precision is low, so there, and where
-        # the network is compiled for one shape, every pass is filled up to the same shape.
-        self._filled = self.precision != "float32" or compute.runtime != "torch"
+        # A kernel may round by the shape of its input where precision is low (as on a GPU, in
+        # TF32), so there, and where the network is compiled for one shape, every pass is filled up
+        # to the same shape.
+        plain = on_cpu and self.precision == "float32" and compute.runtime == "torch"
+        self._filled = not plain
         self._run: Callable[[torch.Tensor], torch.Tensor] = self._run_torch
         if compute.runtime == "openvino":
             from medretrieval.embedders.openvino_runtime import compiled

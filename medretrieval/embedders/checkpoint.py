@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,6 +47,7 @@ def read_tensors(path: Path, *, sections: Sequence[str] = ()) -> dict[str, torch
     """
     if not path.is_file():
         raise InputError(f"{path} is not a file; expected a .safetensors, .pth, .pt or .bin file")
+    refuse_compressed(path)
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -68,6 +71,25 @@ def read_tensors(path: Path, *, sections: Sequence[str] = ()) -> dict[str, torch
             + (f" or under {', '.join(sections)}" if sections else "")
         )
     return dict(tensors)
+
+
+def refuse_compressed(path: Path) -> None:
+    """Refuse a torch file that would grow in memory: torch itself compresses nothing.
+
+    Raises:
+        InputError: what the file holds is much larger than the file.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            held = sum(entry.file_size for entry in archive.infolist())
+    except (zipfile.BadZipFile, OSError):
+        return  # another format, or damaged: the reader says so
+    if held > 2 * path.stat().st_size + 2**20:
+        raise InputError(
+            f"{path} is compressed and would need {held / 1e6:.0f} MB of memory for "
+            f"{path.stat().st_size / 1e6:.1f} MB on the disk; expected a file as torch.save writes "
+            "it. Fetch it again, or store it as safetensors"
+        )
 
 
 def without_prefix(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
@@ -120,9 +142,19 @@ def load_but_counters(
 
 
 def identity_of(
-    spec: EmbedderSpec, tensors: Mapping[str, torch.Tensor], revision: str
+    spec: EmbedderSpec,
+    tensors: Mapping[str, torch.Tensor],
+    revision: str,
+    *,
+    architecture: Mapping[str, Any] | None = None,
 ) -> EmbedderIdentity:
-    """What an index stores of an embedder whose features depend on `tensors` and nothing else."""
+    """What an index stores of an embedder.
+
+    Args:
+        tensors: those that the features depend on.
+        architecture: what the features depend on besides them and `spec.options`.
+    """
+    network = dict(spec.options) | ({"config": dict(architecture)} if architecture else {})
     return EmbedderIdentity(
         name=spec.name,
         weights=LOCAL_FILE if revision == LOCAL_FILE else spec.weights,
@@ -131,6 +163,7 @@ def identity_of(
         preprocessing=spec.preprocessing,
         pooling=spec.pooling,
         dim=spec.dim,
+        network=json.loads(json.dumps(network)),
     )
 
 

@@ -77,4 +77,4 @@ class Ensemble:
 
 
 # What decides a part's space; where its weights came from does not.
-_OF_A_PART = frozenset({"weights_sha256", "preprocessing", "pooling", "dim"})
+_OF_A_PART = frozenset({"weights_sha256", "preprocessing", "pooling", "dim", "network"})

@@ -144,7 +144,8 @@ def status(spec: EmbedderSpec) -> str:
         "local file": the user's own weights are in the folder for them.
         "bundled": weights are installed with the packages.
         "cached": weights are complete in the Hub cache of this machine.
-        "downloadable": the first use downloads them.
+        "downloadable": the first use downloads them; "downloadable (gated)": once their terms are
+            accepted on the page of the repository.
         "needs a local file": there is no public place to fetch them from, or they are not cached
             and HF_HUB_OFFLINE is set.
         "missing extra: pip install ...": an optional package is not installed.
@@ -160,7 +161,9 @@ def status(spec: EmbedderSpec) -> str:
         return "needs a local file"
     if stored_weights.cached(spec) is not None:
         return "cached"
-    return "needs a local file" if hub.offline() else "downloadable"
+    if hub.offline():
+        return "needs a local file"
+    return "downloadable (gated)" if spec.gated else "downloadable"
 
 
 def list_embedders() -> list[dict[str, Any]]:
@@ -179,6 +182,7 @@ def list_embedders() -> list[dict[str, Any]]:
             "size_mb": spec.size_mb,
             "pooling": spec.pooling,
             "preprocessing": spec.preprocessing,
+            "gated": spec.gated,
             "note": spec.note,
         }
         for spec in REGISTRY.values()

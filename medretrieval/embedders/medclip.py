@@ -17,7 +17,12 @@ from medretrieval.embedders.checkpoint import (
 )
 from medretrieval.embedders.compute import Compute
 from medretrieval.embedders.spec import EmbedderSpec
-from medretrieval.embedders.transformers_folder import filled, never_used, plain_config
+from medretrieval.embedders.transformers_folder import (
+    architecture_of,
+    filled,
+    never_used,
+    plain_config,
+)
 from medretrieval.errors import InputError
 
 # Names in the file, medclip/modeling_medclip.py: MedCLIPModel with MedCLIPVisionModelViT.
@@ -84,7 +89,8 @@ class MedClip(TorchEmbedder):
             named = torch.nn.ModuleDict({"projection_head": projection})
             load_exactly(torch.nn.ModuleDict({"vision_model": named}), head, spec, path)
             network["projection"] = projection
-        return cls(spec, network, identity=identity_of(spec, tensors, revision), compute=compute)
+        identity = identity_of(spec, tensors, revision, architecture=architecture_of(config))
+        return cls(spec, network, identity=identity, compute=compute)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         network: Any = self.network

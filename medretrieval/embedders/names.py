@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
+from medretrieval.embedders import weights as stored_weights
 from medretrieval.embedders.packages import require
 from medretrieval.embedders.preprocessor_config import read_json
 from medretrieval.embedders.registry import REGISTRY
@@ -99,6 +100,7 @@ def find(name: str, local: Path | None = None) -> tuple[EmbedderSpec, Path | Non
     if colon and family == FILE:
         return _from_json(reference, local)
     if colon and family in FAMILIES:
+        local = local or stored_weights.local([name])
         describe, requires = FAMILIES[family]
         require(name, requires)
         module, _, function = describe.partition(":")
@@ -160,6 +162,7 @@ def _changed(base: EmbedderSpec, stored: Mapping[str, Any], path: Path) -> Embed
     if stored.get("resize", base.resize) not in CROPPING:
         changes.setdefault("resize_to", stored.get("input_size", base.input_size))
     changes |= {
+        "fixed": frozenset(stored),
         "name": f"{FILE}:{path.name}",
         "source": "file",
         "weights": path.stem,

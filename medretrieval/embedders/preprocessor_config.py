@@ -47,6 +47,8 @@ class Geometry(NamedTuple):
 def preprocessing_of_folder(spec: EmbedderSpec, folder: Path) -> EmbedderSpec:
     """`spec` with the preprocessing that preprocessor_config.json in `folder` asks for, if any.
 
+    What `spec.fixed` names stays as it is.
+
     Raises:
         InputError: the file asks for something this library does not do.
     """
@@ -56,6 +58,9 @@ def preprocessing_of_folder(spec: EmbedderSpec, folder: Path) -> EmbedderSpec:
     changes = described_preprocessing(path)
     if "resize" not in changes:
         changes |= {"resize": spec.resize, "resize_to": spec.resize_to}
+    changes = {field: value for field, value in changes.items() if field not in spec.fixed}
+    if spec.fixed & set(Geometry._fields):  # they only make sense together
+        changes = {k: v for k, v in changes.items() if k not in Geometry._fields}
     changed = dataclasses.replace(spec, **changes)
     differs = [
         f"{key} {value}, not {spec.preprocessing[key]}"

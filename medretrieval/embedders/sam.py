@@ -26,7 +26,7 @@ from medretrieval.embedders.checkpoint import (
 from medretrieval.embedders.compute import Compute
 from medretrieval.embedders.preprocessor_config import preprocessing_of_folder, read_json
 from medretrieval.embedders.spec import CONFIG_FILE, EmbedderSpec
-from medretrieval.embedders.transformers_folder import plain_config, section_of
+from medretrieval.embedders.transformers_folder import architecture_of, plain_config, section_of
 from medretrieval.errors import InputError
 
 _TRANSFORMERS, _META = "vision_encoder.", "image_encoder."
@@ -78,7 +78,8 @@ class Sam(TorchEmbedder):
         if not _has_neck(spec):
             network.neck = torch.nn.Identity()
         load_exactly(network, tensors, spec, weights)
-        return cls(spec, network, identity=identity_of(spec, tensors, revision), compute=compute)
+        identity = identity_of(spec, tensors, revision, architecture=architecture_of(config))
+        return cls(spec, network, identity=identity, compute=compute)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         features: torch.Tensor = self.network(pixels).last_hidden_state

@@ -51,10 +51,13 @@ class EmbedderSpec:
         mean, std: of the normalisation, per channel, of intensities in 0..1.
         pooling: how the vector is taken from the network. Two specifications may differ in this
             alone: the same weights, another feature.
+        fixed: fields of the preprocessing that a preprocessor_config.json beside the weights does
+            not change, because the user has said them.
         options: what else the adapter must know, such as the architecture; JSON-able.
         license: of the weights.
         papers: short names of the papers that use it.
         size_mb: approximate size of the weights in MB (10^6 bytes).
+        gated: whether the repository asks for its terms to be accepted first.
         requires: packages needed besides what medretrieval installs, as pip takes them.
         note: one line for the table.
     """
@@ -75,11 +78,13 @@ class EmbedderSpec:
     interpolation: Interpolation
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    fixed: frozenset[str] = frozenset()
     pooling: str
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)
     license: str
     papers: tuple[str, ...] = ()
     size_mb: int = 0
+    gated: bool = False
     requires: tuple[str, ...] = ()
     note: str = ""
 

@@ -34,6 +34,9 @@ _NOT_ARCHITECTURE = frozenset(
     {"architectures", "dtype", "model_type", "transformers_version", "output_hidden_states"}
 )
 
+# Parts of the names of entries that only matter while a network is trained, or for its classifier.
+_OF_TRAINING = ("drop", "initializer", "id2label", "label2id", "mask_ratio", "loss")
+
 # A counter of training steps and tables of indices: no feature depends on them, and whether a
 # file has them depends on the version that wrote it.
 _NEVER_USED = ("num_batches_tracked", "position_ids", "relative_position_index")
@@ -85,7 +88,7 @@ class FolderEmbedder(TorchEmbedder):
             where=weights,
             options=cls.model_options,
         )
-        identity = identity_of(spec, tensors, revision)
+        identity = identity_of(spec, tensors, revision, architecture=architecture_of(config))
         return cls(spec, network, identity=identity, compute=compute)
 
     @classmethod
@@ -165,6 +168,18 @@ def plain_config(
         return config_class(**{key: value for key, value in stored.items() if key in known})
     except Exception as error:  # the library validates with exceptions of its own
         raise InputError(f"{path} is no usable configuration ({error}); fetch it again") from error
+
+
+def architecture_of(config: transformers.PreTrainedConfig) -> dict[str, Any]:
+    """What a configuration says of the network that is not the default of its class."""
+    usual = type(config)().to_dict()
+    return {
+        key: value
+        for key, value in config.to_dict().items()
+        if value != usual.get(key)
+        and key not in _NOT_ARCHITECTURE
+        and not any(word in key for word in _OF_TRAINING)
+    }
 
 
 def filled(

@@ -143,6 +143,15 @@ def check_file_name(path: str) -> bool:
     return _FILE_NAME.fullmatch(path) is not None
 
 
+def check_bare_name(name: str) -> bool:
+    """Whether `name` is that of a file, without any folder.
+
+    >>> check_bare_name("ours.json"), check_bare_name("../ours.json"), check_bare_name("..")
+    (True, False, False)
+    """
+    return name not in ("", ".", "..") and not set(name) & set("/\\\0")
+
+
 def sha256_file(path: Path) -> str:
     """Return the sha256 of a file in hexadecimal, in bounded memory."""
     with open(path, "rb") as file:
@@ -273,6 +282,11 @@ class _Fields:
 
 
 def _identity(fields: _Fields) -> EmbedderIdentity:
+    for part in fields.get("name", str).split("+"):
+        # Opening an index must not read what its author wants read on this machine.
+        kind, _, file = part.strip().partition(":")
+        if kind == "file" and not check_bare_name(file):
+            raise fields.wrong("name", f"is {part!r}, expected the bare name of a file")
     return EmbedderIdentity(
         name=fields.get("name", str),
         weights=fields.get("weights", str),
@@ -281,7 +295,8 @@ def _identity(fields: _Fields) -> EmbedderIdentity:
         preprocessing=fields.get("preprocessing", dict),
         pooling=fields.get("pooling", str),
         dim=fields.positive("dim"),
-        # Not said by indexes older than the field, which were all made so.
+        # Indexes older than these fields do not say them.
+        network=fields.get("network", dict) if "network" in fields.data else {},
         precision=fields.get("precision", str) if "precision" in fields.data else "float32",
     )
 

@@ -121,15 +121,16 @@ def test_auto_needs_a_processor_that_gains_and_features_that_stay(
     assert made.precision == made.identity.precision == decided
 
 
-def test_auto_leaves_the_bundled_network_in_float32() -> None:
-    # Its trained weights lose 0.003 and more of cosine in bfloat16; random ones would not.
+def test_auto_leaves_the_bundled_network_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Its trained weights lose 0.002 and more of cosine in bfloat16; random ones would not.
+    monkeypatch.setattr(base_module, "multiplies_bfloat16", lambda device: True)
     assert load_embedder(LITE, precision="auto").identity.precision == "float32"
 
 
+@pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="no /proc/cpuinfo here")
 def test_what_the_processor_can() -> None:
-    able = torch.cpu.get_capabilities()
-    expected = bool(able.get("avx512_bf16") or able.get("amx_bf16"))
-    assert multiplies_bfloat16(torch.device("cpu")) is expected
+    flags = set(Path("/proc/cpuinfo").read_text().split())
+    assert multiplies_bfloat16(torch.device("cpu")) is bool(flags & {"avx512_bf16", "amx_bf16"})
 
 
 @pytest.mark.parametrize(

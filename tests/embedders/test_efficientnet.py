@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import socket
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -295,3 +296,19 @@ def test_a_specification_of_ones_own(pictures: list[np.ndarray]) -> None:
     assert embedder.identity.name == "mine"
     assert embedder.identity.preprocessing["input_size"] == 128
     assert embedder.embed_batch(pictures[:1]).shape == (1, 1280)
+
+
+def test_a_file_that_grows_in_memory_is_refused(tmp_path: Path) -> None:
+    stored, compressed = tmp_path / "stored.pth", tmp_path / "compressed.pth"
+    torch.save({"weight": torch.zeros(2**20)}, stored)
+    with (
+        zipfile.ZipFile(stored) as old,
+        zipfile.ZipFile(compressed, "w", zipfile.ZIP_DEFLATED) as new,
+    ):
+        for entry in old.infolist():
+            new.writestr(entry, old.read(entry), zipfile.ZIP_DEFLATED)
+    assert compressed.stat().st_size < stored.stat().st_size / 100
+    with pytest.raises(InputError, match=r"is compressed and would need 4 MB"):
+        load_embedder("efficientnet-lite0", weights=compressed)
+    with pytest.raises(InputError, match="not expected"):
+        load_embedder("efficientnet-lite0", weights=stored)

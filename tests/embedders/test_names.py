@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,51 @@ def test_the_options_of_a_description_come_on_top_of_those_it_resembles(describe
     spec, location = find(f"file:{write(described, options={'head': 'ours'})}")
     assert spec.options == {**get_spec(LITE).options, "head": "ours"}
     assert location == described.parent / "ours.pth"
+
+
+def test_what_a_description_says_is_not_changed_by_the_folder(
+    tiny_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = shutil.copytree(tiny_folder("dino-vitb16"), tmp_path / "tiny")
+    processor = json.loads((folder / "preprocessor_config.json").read_text())
+    assert processor["size"] == 32
+    said = {"dim": 32, "mean": [0.1, 0.2, 0.3], "interpolation": None}
+    path = write(tmp_path / "ours.json", like="dino-vitb16", weights="tiny", **said)
+    used = load_embedder(f"file:{path}").identity.preprocessing
+    assert used["mean"] == [0.1, 0.2, 0.3]
+    assert used["std"] == processor["image_std"]
+    assert used["input_size"] == 32
+
+
+def test_other_options_of_the_same_weights_are_another_space(
+    tiny_folder: Callable[[str], Path], tmp_path: Path, pictures: list[np.ndarray]
+) -> None:
+    """Tensors do not say how many heads they are for."""
+    made = []
+    for name, heads in (("one", 4), ("other", 2)):
+        folder = shutil.copytree(tiny_folder("dino-vitb16"), tmp_path / name)
+        config = json.loads((folder / "config.json").read_text())
+        assert config["num_attention_heads"] == 4
+        config |= {"num_attention_heads": heads, "hidden_dropout_prob": 0.1 * heads}
+        (folder / "config.json").write_text(json.dumps(config))
+        path = write(
+            tmp_path / f"{name}.json", like="dino-vitb16", weights=name, dim=32, interpolation=None
+        )
+        made.append(load_embedder(f"file:{path}"))
+    one, other = made
+    assert one.identity.weights_sha256 == other.identity.weights_sha256
+    assert one.identity.space != other.identity.space
+    assert (one.embed_batch(pictures) * other.embed_batch(pictures)).sum(axis=1).min() < 0.999
+    assert one.identity.network["config"]["num_attention_heads"] == 4
+    assert not any("dropout" in key for key in one.identity.network["config"])
+
+
+def test_local_weights_of_a_named_model(
+    tiny_folder: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MEDRETRIEVAL_WEIGHTS", str(tmp_path))
+    shutil.copytree(tiny_folder("dino-vitb16"), tmp_path / "hf:lab" / "vit")
+    assert load_embedder("hf:lab/vit").identity.revision == "local file"
 
 
 def test_an_unknown_kind_of_name() -> None:

@@ -31,7 +31,8 @@ MANIFESTS = st.builds(
         EmbedderIdentity,
         name=TEXT, weights=TEXT, revision=TEXT, weights_sha256=TEXT, pooling=TEXT,
         preprocessing=st.dictionaries(TEXT, st.integers() | TEXT | st.lists(st.integers())),
-        dim=st.integers(1, 4096),
+        dim=st.integers(1, 4096), network=st.dictionaries(TEXT, st.integers() | TEXT),
+        precision=TEXT,
     ),
     slices=st.builds(SlicePolicy, axis=TEXT, window=TEXT, max_side=st.integers(1, 4096)),
     index_kind=TEXT,
@@ -58,6 +59,23 @@ MANIFESTS = st.builds(
 @given(MANIFESTS)
 def test_manifest_survives_json(manifest: Manifest) -> None:
     assert manifest_from_json(json.loads(manifest.dumps())) == manifest
+
+
+def test_embedders_of_older_indexes_say_less(data: dict[str, Any]) -> None:
+    now = manifest_from_json(data).embedder
+    del data["embedder"]["network"], data["embedder"]["precision"]
+    assert manifest_from_json(data).embedder == now
+
+
+@pytest.mark.parametrize(
+    "name", ["file:/etc/secret.json", "file:../ours.json", "file:", "a+ file:x/y.json"]
+)
+def test_an_index_names_no_file_elsewhere_on_this_machine(data: dict[str, Any], name: str) -> None:
+    data["embedder"]["name"] = name
+    with pytest.raises(IndexFormatError, match="expected the bare name of a file"):
+        manifest_from_json(data)
+    data["embedder"]["name"] = "file:ours (2).json"
+    assert manifest_from_json(data).embedder.name == "file:ours (2).json"
 
 
 @pytest.fixture

@@ -355,9 +355,10 @@ TRANSFORMERS = (
         std=HALF,
         pooling="attention pooling",
         license="health-ai-developer-foundations",
+        gated=True,
         size_mb=3513,
         requires=("transformers",),
-        note="SigLIP So400m/14, medical images with texts; gated: accept its terms first",
+        note="SigLIP So400m/14, medical images with texts",
     ),
     EmbedderSpec(
         name="dinov3-vits16",
@@ -376,8 +377,9 @@ TRANSFORMERS = (
         std=IMAGENET_STD,
         pooling="class token",
         license="dinov3-license",
+        gated=True,
         size_mb=86,
         requires=("transformers",),
-        note="ViT-S/16 with 4 registers, LVD-1689M; gated: accept its terms first",
+        note="ViT-S/16 with 4 registers, LVD-1689M",
     ),
 )
