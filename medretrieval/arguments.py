@@ -31,6 +31,7 @@ def parser() -> argparse.ArgumentParser:
     common.add_argument("--debug", action="store_true", help="log details, show tracebacks")
 
     top = argparse.ArgumentParser(
+        allow_abbrev=False,
         prog="medretrieval",
         description="Find similar annotated medical images and segment yours from them with SAM 2. "
         "Research use only. Not for diagnosis.",
@@ -39,7 +40,9 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(name: str, help: str) -> argparse.ArgumentParser:
-        return commands.add_parser(name, parents=[common], help=help, description=help)
+        return commands.add_parser(
+            name, parents=[common], help=help, description=help, allow_abbrev=False
+        )
 
     demo = command("demo", "build or open the built-in demo index and print its path")
     demo.add_argument("--force", action="store_true", help="build it again")
@@ -88,7 +91,7 @@ def parser() -> argparse.ArgumentParser:
     build.add_argument("--float16", action="store_true", help="store embeddings at half precision")
     build.add_argument("--skip-bad", action="store_true", help="leave out unreadable cases")
     build.add_argument("--force", action="store_true", help="replace an existing OUT")
-    _embedder(build)
+    _embedder(build, precision="float32")
     _one_slice(build)
 
     info = command("info", "manifest, counts, size, and what checks out")
@@ -136,19 +139,20 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def _embedder(sub: argparse.ArgumentParser) -> None:
+def _embedder(sub: argparse.ArgumentParser, *, precision: str | None) -> None:
     sub.add_argument(
         "--embedder-weights",
         type=Path,
         metavar="PATH",
-        help="local file or folder with the embedder's weights",
+        help="local file or folder with the embedder's weights, or its JSON description",
     )
     sub.add_argument("--device", default="cpu", help="where it runs: cpu (default) or cuda")
     sub.add_argument(
         "--precision",
         choices=get_args(Precision),
-        default="float32",
-        help="auto: bfloat16 where the processor gains and embeddings stay (default: float32)",
+        default=precision,
+        help="auto: bfloat16 where the processor gains and embeddings stay "
+        f"(default: {precision or 'as the index'})",
     )
     sub.add_argument(
         "--runtime",
@@ -179,7 +183,7 @@ def _query(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--exclude-patient", metavar="ID", help="leave this patient of the index out of the search"
     )
-    _embedder(sub)
+    _embedder(sub, precision=None)
     _one_slice(sub)
 
 

@@ -58,7 +58,8 @@ def read_tensors(path: Path, *, sections: Sequence[str] = ()) -> dict[str, torch
     except Exception as error:  # each reader has its own kinds of failure for damaged files
         raise InputError(
             f"{path} cannot be read as weights ({type(error).__name__}); expected safetensors, or "
-            "a torch file that holds tensors only (nothing else is ever unpickled). Fetch it again"
+            "a torch file that holds tensors only (nothing else is ever unpickled). Fetch it "
+            "again; of a whole model save model.state_dict()"
         ) from error
     if isinstance(tensors, Mapping):
         section = next((name for name in sections if isinstance(tensors.get(name), Mapping)), None)

@@ -11,6 +11,8 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Protocol, cast
 
+import numpy as np
+
 from medretrieval import hub
 from medretrieval.embedders import names
 from medretrieval.embedders import weights as stored_weights
@@ -20,7 +22,7 @@ from medretrieval.embedders.packages import missing, pip_command, require
 from medretrieval.embedders.registry import REGISTRY
 from medretrieval.embedders.rows.common import OPENVINO
 from medretrieval.embedders.spec import LOCAL_FILE, EmbedderSpec
-from medretrieval.errors import InputError, UnavailableError, UsageError
+from medretrieval.errors import InputError, MedRetrievalError, UnavailableError, UsageError
 from medretrieval.folders import weights_dir
 from medretrieval.types import Embedder, VolumeEmbedder
 
@@ -101,7 +103,31 @@ def _load(
     location, revision = _location(spec, own or local)
     module, _, attribute = spec.adapter.partition(":")
     adapter = cast(_Adapter, getattr(importlib.import_module(module), attribute))
-    return adapter.load(spec, location, revision=revision, compute=compute)
+    if not spec.name.startswith(f"{names.FILE}:"):
+        return adapter.load(spec, location, revision=revision, compute=compute)
+    try:
+        return _tried(adapter.load(spec, location, revision=revision, compute=compute))
+    except MedRetrievalError:
+        raise
+    except Exception as error:  # what a network raises if its description does not fit it
+        raise InputError(
+            f"{spec.name} describes a network that cannot be used ({type(error).__name__}: "
+            f"{error}); compare it with the embedder that it is like"
+        ) from error
+
+
+def _tried(embedder: Embedder | VolumeEmbedder) -> Embedder | VolumeEmbedder:
+    """`embedder`, if it embeds a picture; one of volumes is not tried."""
+    if embedder.identity.unit == "volume":
+        return embedder
+    picture = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    length, dim = embedder.embed_batch([picture]).shape[1], embedder.identity.dim  # type: ignore[union-attr]
+    if length != dim:
+        raise InputError(
+            f"{embedder.identity.name} is described as {dim}-d, but its embeddings have {length} "
+            "numbers; correct dim"
+        )
+    return embedder
 
 
 def _location(spec: EmbedderSpec, local: Path | None) -> tuple[Path, str]:

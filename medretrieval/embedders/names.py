@@ -76,9 +76,14 @@ _JSON_FIELDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "resize_to": (_size, "pixels, from 1 to 4096"),
     "crop_rounding": (("down", "even").__contains__, "down or even"),
     "interpolation": (get_args(Interpolation).__contains__, " or ".join(get_args(Interpolation))),
-    "mean": (_triple, "three numbers"),
-    "std": (lambda value: _triple(value) and min(value) > 0, "three numbers above 0"),
-    "pooling": (_text, "text"),
+    "mean": (
+        lambda value: _triple(value) and 0 <= min(value) and max(value) <= 1,
+        "three numbers from 0 to 1, of intensities from 0 to 1",
+    ),
+    "std": (
+        lambda value: _triple(value) and 0 < min(value) and max(value) <= 1,
+        "three numbers above 0 and up to 1, of intensities from 0 to 1",
+    ),
     "options": (lambda value: isinstance(value, dict), "an object"),
     "license": (_text, "text"),
     "note": (_text, "text"),
@@ -108,6 +113,10 @@ def find(name: str, local: Path | None = None) -> tuple[EmbedderSpec, Path | Non
         return spec, None
     if colon:
         raise unknown_name("kind of embedder", family, [*FAMILIES, FILE], LIST_COMMAND)
+    if not name:
+        raise UsageError("the name of an embedder is empty; `medretrieval embedders` lists all")
+    if name.endswith(".json"):
+        raise UsageError(f"{name!r} is no name of an embedder; a description is file:{name}")
     if name not in REGISTRY:
         raise unknown_name("embedder", name, REGISTRY, LIST_COMMAND)
     return REGISTRY[name], None
@@ -127,7 +136,8 @@ def _from_json(reference: str, local: Path | None) -> tuple[EmbedderSpec, Path]:
     if not path.is_file():
         raise InputError(
             f"{path} does not exist; expected a JSON file that describes an embedder, as in "
-            f"file:ours.json, there or in {weights_dir()}"
+            f"file:ours.json, there or in {weights_dir()}; or give its path as weights=ours.json "
+            "(--embedder-weights ours.json)"
         )
     stored = read_json(path)
     like, weights = stored.pop("like", None), stored.pop("weights", None)
@@ -144,7 +154,8 @@ def _from_json(reference: str, local: Path | None) -> tuple[EmbedderSpec, Path]:
         )
     if like.startswith(f"{FILE}:"):
         raise InputError(f"{path} is like another JSON file; name an embedder that is none")
-    location = local if local is not None and local != path else path.parent / weights
+    beside = path.parent / Path(weights).expanduser()
+    location = local if local is not None and local != path else beside
     base, _ = find(like, location)
     return _changed(base, stored, path), location
 
@@ -157,6 +168,12 @@ def _changed(base: EmbedderSpec, stored: Mapping[str, Any], path: Path) -> Embed
     ]
     if wrong:
         raise InputError(f"{path} has {'; '.join(wrong)}")
+    unknown = sorted(set(stored.get("options", {})) - set(base.options))
+    if unknown:
+        raise InputError(
+            f"{path} has the options {', '.join(unknown)}; {base.name} has "
+            f"{', '.join(base.options) or 'none'}"
+        )
     changes: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()}
     changes["options"] = {**base.options, **stored.get("options", {})}
     if stored.get("resize", base.resize) not in CROPPING:

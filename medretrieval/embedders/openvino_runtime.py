@@ -6,6 +6,7 @@ threads, each on one core, so that a stream's numbers do not depend on how many 
 
 from __future__ import annotations
 
+import logging
 import threading
 import warnings
 from collections.abc import Callable
@@ -42,12 +43,16 @@ def compiled(
         example: (n, 3, S, S) float32.
         threads: calls that run at the same time, each on one core.
     """
+    transformers = logging.getLogger("transformers")  # tracing makes it warn of what is not asked
+    level = transformers.level
+    transformers.setLevel(logging.ERROR)
     with torch.no_grad(), warnings.catch_warnings():
         # Tracing takes what depends on the input's shape for constant, and here it is.
         warnings.simplefilter("ignore", TracerWarning)
         model = openvino.convert_model(
             _Forward(embedder), example_input=example, input=[tuple(example.shape)]
         )
+    transformers.setLevel(level)
     network = openvino.Core().compile_model(
         model,
         "CPU",

@@ -195,7 +195,9 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read as JSON ({error}); fetch it again") from error
+        raise InputError(
+            f"{path} cannot be read as JSON ({error}); correct it or fetch it again"
+        ) from error
     if not isinstance(stored, dict):
         raise InputError(f"{path} holds {type(stored).__name__}, not a JSON object; fetch it again")
     return stored

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
@@ -22,7 +23,9 @@ SUFFIXES = ("", ".safetensors", ".pth", ".pt", ".bin", ".pth.tar", ".pyth", ".zi
 
 def local(names: Iterable[str]) -> Path | None:
     """The user's own weights under one of `names`: a folder or a file called so, or None."""
-    candidates = (weights_dir() / f"{name}{suffix}" for name in names for suffix in SUFFIXES)
+    # A colon or a slash in a name may be written as a hyphen: not all systems store a colon.
+    written = dict.fromkeys(w for name in names for w in (name, re.sub("[:/]", "-", name)))
+    candidates = (weights_dir() / f"{name}{suffix}" for name in written for suffix in SUFFIXES)
     return next((path for path in candidates if path.exists()), None)
 
 

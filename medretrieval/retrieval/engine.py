@@ -18,6 +18,7 @@ from medretrieval.retrieval.aggregation import DEFAULT_SIGMA
 from medretrieval.retrieval.filters import Columns
 from medretrieval.retrieval.hits import to_hit
 from medretrieval.retrieval.identity import check_identity
+from medretrieval.retrieval.loading import load_again
 from medretrieval.retrieval.modes import (
     DEFAULT_MODE,
     MODES,
@@ -57,7 +58,7 @@ def open_index(
     embedder: Embedder | VolumeEmbedder | None = None,
     device: str = "cpu",
     weights: Path | None = None,
-    precision: Precision = "float32",
+    precision: Precision | None = None,
     runtime: Runtime = "torch",
     verify: Literal["full", "sizes"] = "full",
 ) -> Index:
@@ -67,7 +68,8 @@ def open_index(
         path: a folder that `medretrieval build` wrote.
         embedder: embeds the queries; by default the one of the index is loaded when first needed.
         weights: local weights for that one, if they are neither bundled nor cached.
-        device, precision, runtime: how that one is computed, see `embedders.load_embedder`.
+        device, precision, runtime: how that one is computed, see `embedders.load_embedder`; the
+            precision is by default that of the index.
         verify: "full" hashes every file of the index; "sizes" is faster for large ones that were
             checked before.
 
@@ -78,16 +80,8 @@ def open_index(
     # Imported when used: opening a stored index loads packages that this module does not need.
     from medretrieval.index import open_store
 
-    load = partial(
-        _load_embedder, device=device, weights=weights, precision=precision, runtime=runtime
-    )
+    load = partial(load_again, device=device, weights=weights, precision=precision, runtime=runtime)
     return Index(open_store(path, verify=verify), embedder=embedder, load=load)
-
-
-def _load_embedder(wanted: EmbedderIdentity, **options: Any) -> Embedder | VolumeEmbedder:
-    from medretrieval.embedders import load_embedder
-
-    return load_embedder(wanted.name, revision=wanted.revision, **options)
 
 
 class Index:
@@ -104,7 +98,7 @@ class Index:
         store: Store,
         *,
         embedder: Embedder | VolumeEmbedder | None = None,
-        load: Callable[[EmbedderIdentity], Embedder | VolumeEmbedder] = _load_embedder,
+        load: Callable[[EmbedderIdentity], Embedder | VolumeEmbedder] = load_again,
     ) -> None:
         if embedder is not None:
             check_identity(store.manifest.embedder, embedder.identity, what="the embedder given")

@@ -281,7 +281,10 @@ def _table(rows: Mapping[str, str]) -> str:
 
 def embedders(rows: Sequence[Mapping[str, Any]], own: str) -> str:
     """Which embedders work on this machine; the index's own first."""
+    known = any(row["name"] == own for row in rows)
     ordered = sorted(rows, key=lambda row: row["name"] != own)
+    if not known:  # a model of a library, an ensemble, or a description of the user's own
+        ordered.insert(0, {"name": own, "status": "not in the table"})
     return (
         '<p class="mr-missing">An index is always searched with the embedder that built it. '
         "Another one needs an index built with it.</p>"

@@ -18,7 +18,7 @@ from PIL import Image
 from medretrieval.errors import InputError, UsageError
 from medretrieval.imaging import extract, slice_axis
 from medretrieval.types import Grid, Hit, Match, SearchResult
-from medretrieval.ui import exports, pictures, text
+from medretrieval.ui import content, exports, pictures, text
 from medretrieval.ui.backend import Once, listed_indexes
 from medretrieval.ui.pictures import Palette
 from medretrieval.ui.session import add_to_cart, remove_from_cart
@@ -240,3 +240,10 @@ def test_an_upload_is_read_under_a_neutral_name(uploads: Path, name: str, privat
 def test_an_upload_that_is_gone(uploads: Path) -> None:
     with pytest.raises(InputError, match="upload the file again"), taken(uploads / "x", uploads):
         pass
+
+
+def test_the_embedder_of_the_index_is_listed_though_it_is_in_no_table() -> None:
+    rows = [{"name": "toy", "status": "bundled"}]
+    assert "file:ours.json" in content.embedders(rows, "file:ours.json")
+    assert "used by this index" in content.embedders(rows, "file:ours.json")
+    assert "not in the table" not in content.embedders(rows, "toy")

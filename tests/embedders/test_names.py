@@ -79,6 +79,10 @@ def test_a_stored_name_that_is_not_found_says_where_it_was_looked_for(
         ({"like": "efficientnet-lite1"}, "did you mean efficientnet-lite0"),
         ({"likes": LITE}, "has likes; expected"),
         ({"mean": [1, 2]}, r"mean \[1, 2\], expected three numbers"),
+        ({"mean": [123, 116, 103]}, "three numbers from 0 to 1"),
+        ({"pooling": "mean of patch tokens"}, "has pooling; expected"),
+        ({"options": {"pool": "max"}}, "has the options pool; efficientnet-lite0 has none"),
+        ({"dim": 100}, "is described as 100-d, but its embeddings have 1280"),
         ({"mean": "grey"}, "expected three numbers"),
         ({"std": [1, 1, 0]}, "three numbers above 0"),
         ({"dim": True}, "expected a length"),
@@ -108,9 +112,27 @@ def test_a_description_that_is_no_json(described: Path) -> None:
 
 
 def test_the_options_of_a_description_come_on_top_of_those_it_resembles(described: Path) -> None:
-    spec, location = find(f"file:{write(described, options={'head': 'ours'})}")
-    assert spec.options == {**get_spec(LITE).options, "head": "ours"}
+    changes = {"like": "cvnet-r50", "options": {"blocks": [3, 4, 23, 3]}}
+    spec, location = find(f"file:{write(described, **changes)}")
+    assert spec.options == {**get_spec("cvnet-r50").options, "blocks": [3, 4, 23, 3]}
     assert location == described.parent / "ours.pth"
+
+
+def test_a_description_that_does_not_fit_its_network(
+    tiny_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = tiny_folder("dino-vitb16")
+    said = {"like": "hf:lab/vit", "weights": str(folder), "input_size": 50}
+    path = write(tmp_path / "ours.json", interpolation=None, **said)
+    with pytest.raises(InputError, match=r"describes a network that cannot be used \(ValueError"):
+        load_embedder(f"file:{path}")
+
+
+def test_names_that_are_nearly_right(described: Path) -> None:
+    with pytest.raises(UsageError, match=r"a description is file:.*ours\.json"):
+        load_embedder(str(described))
+    with pytest.raises(UsageError, match="is empty"):
+        load_embedder("")
 
 
 def test_what_a_description_says_is_not_changed_by_the_folder(
@@ -154,7 +176,7 @@ def test_local_weights_of_a_named_model(
     tiny_folder: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MEDRETRIEVAL_WEIGHTS", str(tmp_path))
-    shutil.copytree(tiny_folder("dino-vitb16"), tmp_path / "hf:lab" / "vit")
+    shutil.copytree(tiny_folder("dino-vitb16"), tmp_path / "hf-lab-vit")
     assert load_embedder("hf:lab/vit").identity.revision == "local file"
 
 
@@ -209,7 +231,7 @@ def test_the_order_and_the_parts_of_an_ensemble_make_its_space(
     ("name", "weights", "message"),
     [
         (f"{LITE}+{LITE}", None, "the same embedder twice"),
-        (f"{LITE}+", None, "unknown embedder ''"),
+        (f"{LITE}+", None, "the name of an embedder is empty"),
         (f"{LITE}+dinov9", None, "unknown embedder 'dinov9'"),
         (f"{LITE}+dinov2-base", ".", "is an ensemble: one path cannot be"),
     ],
