@@ -27,6 +27,7 @@ from medretrieval.embedders import weights as stored_weights
 from medretrieval.embedders.base import TorchEmbedder
 from medretrieval.embedders.checkpoint import identity_of, read_tensors, weights_file
 from medretrieval.embedders.compute import Compute
+from medretrieval.embedders.options import chosen
 from medretrieval.embedders.preprocessor_config import described_preprocessing, read_json
 from medretrieval.embedders.rows.common import WEIGHT_FILES
 from medretrieval.embedders.spec import (
@@ -147,7 +148,7 @@ class AnyTransformer(TorchEmbedder):
             unused=lambda name: _unused(name, spec),
             spec=spec,
             where=weights,
-            options=_options(network.model_class, spec.options["feature"]),
+            options=_options(network.model_class, _said(spec)),
         )
         identity = identity_of(
             spec, tensors, revision, architecture=architecture_of(network.config)
@@ -155,7 +156,11 @@ class AnyTransformer(TorchEmbedder):
         return cls(spec, loaded, identity=identity, compute=compute)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        return _feature(self.network(pixel_values=pixels), self.spec.options["feature"])
+        return _feature(self.network(pixel_values=pixels), _said(self.spec))
+
+
+def _said(spec: EmbedderSpec) -> str:
+    return chosen(spec, "feature", (CLASS_TOKEN, POOLED, MEAN))
 
 
 def _described(folder: Path, name: str) -> _Network:
@@ -261,7 +266,9 @@ def _chosen(network: _Network, model: torch.nn.Module, output: Any) -> str:
 def _feature(output: Any, feature: str) -> torch.Tensor:
     """(n, dim) of what a network gives."""
     if feature == POOLED:
-        pooled: torch.Tensor = output.pooler_output  # (n, dim), or (n, dim, 1, 1)
+        pooled: torch.Tensor | None = output.get("pooler_output")  # (n, dim), or (n, dim, 1, 1)
+        if pooled is None:
+            raise ValueError(f"the network has no {POOLED}")
         return pooled.flatten(1)
     states: torch.Tensor = output.last_hidden_state
     if feature == CLASS_TOKEN:
@@ -279,7 +286,7 @@ def _options(model_class: Any, feature: str) -> dict[str, Any]:
 
 
 def _unused(name: str, spec: EmbedderSpec) -> bool:
-    pooler = spec.options["feature"] != POOLED and name.startswith("pooler.")
+    pooler = _said(spec) != POOLED and name.startswith("pooler.")
     return pooler or name.endswith("mask_token") or never_used(name)
 
 

@@ -155,7 +155,9 @@ def identity_of(
         tensors: those that the features depend on.
         architecture: what the features depend on besides them and `spec.options`.
     """
-    network = dict(spec.options) | ({"config": dict(architecture)} if architecture else {})
+    # Which output is the feature, where an option says nothing else, is the pooling already.
+    network = {o: value for o, value in spec.options.items() if o != "feature" and value != {}}
+    network |= {"config": dict(architecture)} if architecture else {}
     return EmbedderIdentity(
         name=spec.name,
         weights=LOCAL_FILE if revision == LOCAL_FILE else spec.weights,

@@ -27,10 +27,11 @@ from medretrieval.embedders.checkpoint import (
 )
 from medretrieval.embedders.compute import Compute
 from medretrieval.embedders.dreamsim_archive import unpacked
+from medretrieval.embedders.options import section, whole, wrong
 from medretrieval.embedders.preprocessor_config import read_json
 from medretrieval.embedders.rows.common import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD
 from medretrieval.embedders.spec import EmbedderSpec
-from medretrieval.errors import InputError, UsageError
+from medretrieval.errors import InputError
 
 # The backbone of DINO. The package takes it from torch.hub, which leaves the first of these in the
 # package's folder; the last is of the archive, a checkpoint of DINO's training of which the package
@@ -69,6 +70,8 @@ _PLAIN_ADAPTER: Mapping[str, Any] = {
 # The feature is the class token before the last layer norm: dreamsim's extractor takes the tokens
 # that leave the last block.
 _UNUSED_OF_DINO = ("norm.", "head.")
+# Far beyond the published networks, and small enough for memory.
+MOST_WIDTH, MOST_DEPTH = 4096, 64
 
 
 class DreamSim(TorchEmbedder):
@@ -85,15 +88,11 @@ class DreamSim(TorchEmbedder):
         """Read the folder of an unzipped release, or the zip; `revision` goes into the identity.
 
         Raises:
-            InputError: a file is missing, or of another network.
+            InputError: a file is missing, or of another network; or `spec` has options that no
+                such network has.
         """
+        check_options(spec)
         branches: Mapping[str, int | None] = spec.options["branches"]
-        unknown = [name for name in branches if name not in _FILES]
-        if unknown:
-            raise UsageError(
-                f"{spec.name} has the branches {', '.join(unknown)}; expected some of "
-                f"{', '.join(_FILES)}"
-            )
         (adapter,) = spec.filenames
         wanted = [name for branch in branches for name in _FILES[branch]]
         wanted += [f"{adapter}/{name}" for name in (*_ADAPTER_FILES, _ADAPTER_CONFIG)]
@@ -114,6 +113,26 @@ class DreamSim(TorchEmbedder):
         features = torch.cat([branch(pixels) for branch in branches], dim=1)
         # Changes the angles between embeddings, unlike the division by the norm that follows.
         return features - features.mean(dim=1, keepdim=True)
+
+
+def check_options(spec: EmbedderSpec) -> None:
+    """Refuse options that describe no networks of this kind.
+
+    Raises:
+        InputError: one of them does; the message names it.
+    """
+    width = whole(spec, "width", most=MOST_WIDTH)
+    whole(spec, "depth", most=MOST_DEPTH)
+    if width % whole(spec, "heads", most=width):
+        raise wrong(spec, "heads", f"a divisor of the width, {width}")
+    if spec.input_size % whole(spec, "patch", most=spec.input_size):
+        raise wrong(spec, "patch", f"a divisor of the input size, {spec.input_size}")
+    branches = section(spec, "branches")
+    if not branches or not set(branches) <= set(_FILES):
+        raise wrong(spec, "branches", f"some of {', '.join(_FILES)}")
+    for name, length in branches.items():
+        if length is not None:
+            whole(spec, f"branches.{name}", most=MOST_WIDTH)
 
 
 class _Branch(torch.nn.Module):

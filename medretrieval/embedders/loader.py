@@ -208,6 +208,7 @@ def list_embedders() -> list[dict[str, Any]]:
             "size_mb": spec.size_mb,
             "pooling": spec.pooling,
             "preprocessing": spec.preprocessing,
+            "options": dict(spec.options),
             "gated": spec.gated,
             "note": spec.note,
         }

@@ -16,6 +16,7 @@ from medretrieval.embedders.checkpoint import (
     weights_file,
 )
 from medretrieval.embedders.compute import Compute
+from medretrieval.embedders.options import chosen, section
 from medretrieval.embedders.spec import EmbedderSpec
 from medretrieval.embedders.transformers_folder import (
     architecture_of,
@@ -55,16 +56,14 @@ class MedClip(TorchEmbedder):
             InputError: it is damaged, or of another network than `spec` says.
         """
         path = weights_file(spec, location)
-        projected = spec.options["head"] == "projected"
+        projected = _projected(spec)
+        config: Any = plain_config(transformers.SwinConfig, section(spec, "config"), location)
         unused = (*_OTHER_PARTS, *(() if projected else (_PROJECTION,)))
         tensors = {
             name: tensor
             for name, tensor in read_tensors(path).items()
             if not name.startswith(unused) and not never_used(name)
         }
-        config: Any = plain_config(
-            transformers.SwinConfig, spec.options.get("config", {}), location
-        )
         inside = {k: v for k, v in tensors.items() if not k.startswith(_PROJECTION)}
         backbone = filled(
             transformers.SwinModel,
@@ -98,7 +97,11 @@ class MedClip(TorchEmbedder):
         luma = pixels.new_tensor(_LUMA)[:, None, None]
         grey = (pixels * luma).sum(dim=1, keepdim=True).expand(-1, 3, -1, -1)
         pooled: torch.Tensor = network["backbone"](pixel_values=grey).pooler_output
-        if self.spec.options["head"] != "projected":
+        if not _projected(self.spec):
             return pooled
         features: torch.Tensor = network["projection"](pooled)
         return features
+
+
+def _projected(spec: EmbedderSpec) -> bool:
+    return chosen(spec, "head", ("backbone", "projected")) == "projected"

@@ -31,6 +31,7 @@ from torchvision.models.resnet import (  # type: ignore[import-untyped]
 from medretrieval.embedders.base import checked_device, unit_rows
 from medretrieval.embedders.checkpoint import identity_of, load_exactly, read_tensors, weights_file
 from medretrieval.embedders.compute import Compute
+from medretrieval.embedders.options import chosen, reals, wholes, wrong
 from medretrieval.embedders.spec import EmbedderSpec
 from medretrieval.errors import InputError, UsageError
 from medretrieval.imaging.limits import max_bytes
@@ -44,12 +45,17 @@ UNUSED = {
     "image": ("classifier.", "contrastive_head."),
     "contrastive": ("classifier.",),
 }
+# Of the features, by head.
+DIM = {"image": 2048, "contrastive": 512}
 # Counts training steps; in eval mode nothing depends on it.
 COUNTER = ".num_batches_tracked"
 
 # Air in and around a patient is -1000 HU, so that some of every CT is below this; nothing is in an
 # MR image or in a CT that was windowed to grey values.
 AIR_HU = -500
+
+# Far beyond the published network, and small enough for memory.
+MOST_LAYERS, MOST_VOXELS = 100, 1024
 
 _RAS_LABELS = (("L", "R"), ("P", "A"), ("I", "S"))
 
@@ -100,8 +106,9 @@ class MerlinCT:
 
         Raises:
             InputError: it holds other tensors than the image side of Merlin, or things that are
-                no part of Merlin.
+                no part of Merlin; or `spec` has options that no such network has.
         """
+        check_options(spec)
         path = weights_file(spec, location)
         unused = UNUSED[spec.options["head"]]
         tensors = {}
@@ -168,6 +175,28 @@ class MerlinCT:
             voxels = self.prepare(volume)[None].to(self.device)
             features: NDArray[np.float32] = self.forward(voxels).float().cpu().numpy()
         return features
+
+
+def check_options(spec: EmbedderSpec) -> None:
+    """Refuse options that describe no network of this kind, or no field of it.
+
+    Raises:
+        InputError: one of them does; the message names it.
+    """
+    dim = DIM[chosen(spec, "head", tuple(DIM))]
+    if spec.dim != dim:
+        raise InputError(
+            f"{spec.name} is described as {spec.dim}-d; this feature is {dim}-d: correct the "
+            "description"
+        )
+    wholes(spec, "layers", count=4, most=MOST_LAYERS)
+    wholes(spec, "volume.size", count=3, most=MOST_VOXELS)
+    if min(reals(spec, "volume.spacing_mm", count=3)) <= 0:
+        raise wrong(spec, "volume.spacing_mm", "3 lengths above 0")
+    low, high = reals(spec, "volume.hounsfield", count=2)
+    if low >= high:
+        raise wrong(spec, "volume.hounsfield", "a lower and an upper bound")
+    chosen(spec, "volume.orientation", ("RAS", "LPS", "LAS", "RPS"))
 
 
 def build(options: Mapping[str, Any]) -> torch.nn.Module:

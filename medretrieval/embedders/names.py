@@ -176,10 +176,11 @@ def _changed(base: EmbedderSpec, stored: Mapping[str, Any], path: Path) -> Embed
         )
     changes: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()}
     changes["options"] = {**base.options, **stored.get("options", {})}
+    changes["pooling"] = _pooling(base, changes["options"])
     if stored.get("resize", base.resize) not in CROPPING:
         changes.setdefault("resize_to", stored.get("input_size", base.input_size))
     changes |= {
-        "fixed": frozenset(stored),
+        "fixed": tuple(stored),
         "name": f"{FILE}:{path.name}",
         "source": "file",
         "weights": path.stem,
@@ -191,3 +192,14 @@ def _changed(base: EmbedderSpec, stored: Mapping[str, Any], path: Path) -> Embed
         return dataclasses.replace(base, **changes)
     except UsageError as error:
         raise InputError(f"{path} describes no usable embedder: {error}") from error
+
+
+def _pooling(base: EmbedderSpec, options: Mapping[str, Any]) -> str:
+    """What the feature is called that `options` choose, of a network like that of `base`."""
+    if "feature" in options:
+        return str(options["feature"])
+    head = options.get("head")
+    if head == base.options.get("head"):
+        return base.pooling
+    like = (spec for spec in REGISTRY.values() if spec.weights == base.weights)
+    return next((spec.pooling for spec in like if spec.options.get("head") == head), f"{head}")

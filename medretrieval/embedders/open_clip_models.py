@@ -30,6 +30,7 @@ from medretrieval.embedders.checkpoint import (
     weights_file,
 )
 from medretrieval.embedders.compute import Compute
+from medretrieval.embedders.options import chosen, section, whole, wrong
 from medretrieval.embedders.preprocessor_config import read_json
 from medretrieval.embedders.rows.common import OPEN_CLIP
 from medretrieval.embedders.rows.contrastive import (
@@ -45,6 +46,8 @@ PREFIX = "open_clip:"
 HUB = "hf-hub:"
 
 _ADAPTER = f"{__name__}:OpenClipImage"
+# Far beyond any model of open_clip, and small enough for memory.
+MOST_DIM = 16384
 _IMAGE = "visual."
 # Everything else that the library's models have (CLIP, CustomTextCLIP, CoCa), and what OpenAI's
 # files hold besides.
@@ -85,11 +88,13 @@ class OpenClipImage(TorchEmbedder):
         that has one under "state_dict" with names that begin with "module.".
 
         Raises:
-            InputError: the file holds other tensors than this tower's.
+            InputError: the file holds other tensors than this tower's, or `spec` has options that
+                no tower has.
         """
         path = weights_file(spec, location)
+        projected = _projected(spec)
         tower = build_tower(spec)
-        unused = _without_projection(tower, spec) if spec.options["head"] == "backbone" else ()
+        unused = () if projected else _without_projection(tower, spec)
         tensors = {
             name: tensor
             for name, tensor in _image_side(read_tensors(path, sections=("state_dict",))).items()
@@ -113,8 +118,11 @@ def build_tower(spec: EmbedderSpec) -> torch.nn.Module:
     Raises:
         InputError: the library knows no such tower.
     """
-    options = spec.options
-    vision = {**options["vision_cfg"], "timm_model_pretrained": False}
+    vision = {**section(spec, "vision_cfg"), "timm_model_pretrained": False}
+    embed_dim = whole(spec, "embed_dim", most=MOST_DIM)
+    quick_gelu = spec.options.get("quick_gelu")
+    if not isinstance(quick_gelu, bool):
+        raise wrong(spec, "quick_gelu", "true or false")
     timm_name = vision.get("timm_model_name")
     # timm would fetch a name that begins with "hf-hub:".
     if timm_name and not timm.is_model(str(timm_name).partition(".")[0]):
@@ -123,16 +131,19 @@ def build_tower(spec: EmbedderSpec) -> torch.nn.Module:
             "not have; give a model whose configuration names one of timm.list_models()"
         )
     try:
-        tower: torch.nn.Module = _build_vision_tower(
-            options["embed_dim"], vision, quick_gelu=options["quick_gelu"]
-        )
+        tower: torch.nn.Module = _build_vision_tower(embed_dim, vision, quick_gelu=quick_gelu)
     except Exception as error:  # the classes check what they are given with errors of their own
         raise InputError(
-            f"the image tower of {spec.name} cannot be built from {dict(options['vision_cfg'])} "
+            f"the image tower of {spec.name} cannot be built from "
+            f"{dict(spec.options['vision_cfg'])} "
             f"({type(error).__name__}: {error}); expected a vision_cfg of open_clip "
             f"{open_clip.__version__}"
         ) from error
     return tower
+
+
+def _projected(spec: EmbedderSpec) -> bool:
+    return chosen(spec, "head", ("projected", "backbone")) == "projected"
 
 
 def _without_projection(tower: Any, spec: EmbedderSpec) -> tuple[str, ...]:

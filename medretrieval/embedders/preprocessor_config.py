@@ -59,7 +59,7 @@ def preprocessing_of_folder(spec: EmbedderSpec, folder: Path) -> EmbedderSpec:
     if "resize" not in changes:
         changes |= {"resize": spec.resize, "resize_to": spec.resize_to}
     changes = {field: value for field, value in changes.items() if field not in spec.fixed}
-    if spec.fixed & set(Geometry._fields):  # they only make sense together
+    if set(spec.fixed) & set(Geometry._fields):  # they only make sense together
         changes = {k: v for k, v in changes.items() if k not in Geometry._fields}
     changed = dataclasses.replace(spec, **changes)
     differs = [

@@ -33,10 +33,13 @@ from medretrieval.embedders.checkpoint import (
     weights_file,
 )
 from medretrieval.embedders.compute import Compute
+from medretrieval.embedders.options import wholes
 from medretrieval.embedders.spec import EmbedderSpec
 from medretrieval.errors import UsageError
 
 DIM = 2048
+# Far beyond any published network, and small enough for memory.
+MOST_BLOCKS = 100
 
 # Where training scripts put the state dict.
 _SECTIONS = ("state_dict", "model_state", "model_state_dict", "model")
@@ -95,19 +98,13 @@ class ResNet(TorchEmbedder):
 
         Raises:
             InputError: the file holds other tensors than those of the network.
-            UsageError: the specification is of another dimension, or of no ResNet.
+            UsageError: the specification is of another dimension.
         """
         path = weights_file(spec, location)
+        blocks = wholes(spec, "blocks", count=4, most=MOST_BLOCKS)
         stored = read_tensors(path, sections=_SECTIONS)
         tensors = cls._translated({k.removeprefix("module."): v for k, v in stored.items()})
-        blocks = spec.options["blocks"]
-        try:
-            network = resnet.ResNet(resnet.Bottleneck, list(blocks))
-        except (TypeError, IndexError) as error:
-            raise UsageError(
-                f"{spec.name} is described with blocks {blocks!r}; expected the number of "
-                "bottlenecks in each of the 4 stages, as [3, 4, 6, 3]"
-            ) from error
+        network = resnet.ResNet(resnet.Bottleneck, blocks)
         cls._set_head(network, tensors, spec)
         used = load_but_counters(network, tensors, spec, path)
         network = network.to(memory_format=torch.channels_last)

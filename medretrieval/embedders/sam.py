@@ -24,6 +24,7 @@ from medretrieval.embedders.checkpoint import (
     weights_file,
 )
 from medretrieval.embedders.compute import Compute
+from medretrieval.embedders.options import chosen, section
 from medretrieval.embedders.preprocessor_config import preprocessing_of_folder, read_json
 from medretrieval.embedders.spec import CONFIG_FILE, EmbedderSpec
 from medretrieval.embedders.transformers_folder import architecture_of, plain_config, section_of
@@ -62,7 +63,7 @@ class Sam(TorchEmbedder):
             InputError: it is damaged, or of another network than `spec` says.
         """
         weights = location if location.is_file() else weights_file(spec, location)
-        architecture = spec.options.get("vision_config", {})
+        architecture = dict(section(spec, "vision_config"))
         if location.is_dir():
             spec = preprocessing_of_folder(spec, location)
             if (location / CONFIG_FILE).is_file():
@@ -107,7 +108,7 @@ def encoder_tensors(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tens
 
 
 def _has_neck(spec: EmbedderSpec) -> bool:
-    return bool(spec.options["head"] == "neck")
+    return chosen(spec, "head", ("tokens", "neck")) == "neck"
 
 
 def _architecture(path: Path) -> dict[str, Any]:

@@ -78,7 +78,7 @@ class EmbedderSpec:
     interpolation: Interpolation
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    fixed: frozenset[str] = frozenset()
+    fixed: tuple[str, ...] = ()
     pooling: str
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)
     license: str

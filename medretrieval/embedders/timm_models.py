@@ -24,6 +24,7 @@ from medretrieval.embedders.checkpoint import (
     weights_file,
 )
 from medretrieval.embedders.compute import Compute
+from medretrieval.embedders.options import chosen, section
 from medretrieval.embedders.rows.common import TIMM, WEIGHT_FILES
 from medretrieval.embedders.spec import NOT_PINNED, EmbedderSpec, Interpolation, Resize
 from medretrieval.errors import UsageError, unknown_name
@@ -65,10 +66,11 @@ class TimmModel(TorchEmbedder):
             UsageError: timm cannot make the network that `options` describe.
         """
         path = weights_file(spec, location)
+        projects = cls._projects(spec)
         stored = read_tensors(path, sections=cls.sections)
-        architecture, arguments = spec.options["architecture"], spec.options.get("arguments", {})
+        architecture, arguments = spec.options["architecture"], section(spec, "arguments")
         dim = _dimension(architecture, arguments, spec.input_size)
-        if dim != spec.dim and spec.options.get("head") != PROJECTED:
+        if dim != spec.dim and not projects:
             raise UsageError(
                 f"{spec.name} is described as {spec.dim}-d; the features of timm's {architecture} "
                 f"are {dim}-d: correct the description"
@@ -83,6 +85,11 @@ class TimmModel(TorchEmbedder):
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         features: torch.Tensor = self.network(pixels)
         return features
+
+    @classmethod
+    def _projects(cls, spec: EmbedderSpec) -> bool:
+        """Whether the length of the feature is another than that of the network's."""
+        return False
 
     @classmethod
     def _of_feature(
@@ -150,12 +157,16 @@ class Ark(SwinTransformer):
     sections: ClassVar[tuple[str, ...]] = ("teacher",)
 
     @classmethod
+    def _projects(cls, spec: EmbedderSpec) -> bool:
+        return chosen(spec, "head", ("backbone", PROJECTED)) == PROJECTED
+
+    @classmethod
     def _of_feature(
         cls, tensors: dict[str, torch.Tensor], network: Any, spec: EmbedderSpec
     ) -> dict[str, torch.Tensor]:
         kept = super()._of_feature(tensors, network, spec)
         kept = {name: tensor for name, tensor in kept.items() if not name.startswith("omni_heads.")}
-        if spec.options["head"] != PROJECTED:
+        if not cls._projects(spec):
             return {n: tensor for n, tensor in kept.items() if not n.startswith("projector.")}
         width, linear = network.num_features, torch.nn.Linear
         network.projector = (
@@ -170,7 +181,7 @@ class Ark(SwinTransformer):
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         network: Any = self.network
         features = super().forward(pixels)
-        if self.spec.options["head"] == PROJECTED:
+        if self._projects(self.spec):
             features = network.projector(features)
         return features
 
@@ -221,7 +232,7 @@ def describe(reference: str, local: Path | None = None) -> EmbedderSpec:
         mean=(red, green, blue),
         std=(deviations[0], deviations[1], deviations[2]),
         pooling="timm's, before the classifier",
-        options={"architecture": name},
+        options={"architecture": name, "arguments": {}},
         license=stored.get("license") or "unknown",
         size_mb=round(4 * parameters / 1e6),
         requires=TIMM,

@@ -33,6 +33,8 @@ from medretrieval.errors import InputError
 _NOT_ARCHITECTURE = frozenset(
     {"architectures", "dtype", "model_type", "transformers_version", "output_hidden_states"}
 )
+# Names of layers, which follow from their number, and which of them to give out besides the last.
+_NOT_OF_THE_FEATURE = frozenset({"stage_names", "out_features", "out_indices"})
 
 # Parts of the names of entries that only matter while a network is trained, or for its classifier.
 _OF_TRAINING = ("drop", "initializer", "id2label", "label2id", "mask_ratio", "loss")
@@ -177,7 +179,7 @@ def architecture_of(config: transformers.PreTrainedConfig) -> dict[str, Any]:
         key: value
         for key, value in config.to_dict().items()
         if value != usual.get(key)
-        and key not in _NOT_ARCHITECTURE
+        and key not in _NOT_ARCHITECTURE | _NOT_OF_THE_FEATURE
         and not any(word in key for word in _OF_TRAINING)
     }
 

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 import transformers
 
+from medretrieval.embedders.options import chosen
 from medretrieval.embedders.spec import EmbedderSpec
 from medretrieval.embedders.transformers_folder import FolderEmbedder
 from medretrieval.errors import InputError
@@ -195,23 +196,23 @@ class ResNet(FolderEmbedder):
 
     @classmethod
     def _model_class(cls, spec: EmbedderSpec) -> type[transformers.PreTrainedModel]:
-        if spec.options["head"] == "pooled":
+        if _resnet_head(spec) == "pooled":
             return transformers.ResNetModel
         return transformers.ResNetForImageClassification
 
     @classmethod
     def _unused(cls, name: str, spec: EmbedderSpec) -> bool:
-        heads = ("classifier.",) if spec.options["head"] == "pooled" else ()
+        heads = ("classifier.",) if _resnet_head(spec) == "pooled" else ()
         return super()._unused(name, spec) or name.startswith(heads)
 
     @classmethod
     def _dim(cls, config: Any, spec: EmbedderSpec) -> int:
-        pooled = spec.options["head"] == "pooled"
+        pooled = _resnet_head(spec) == "pooled"
         return int(config.hidden_sizes[-1] if pooled else config.num_labels)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         output = self.network(pixel_values=pixels)
-        head = self.spec.options["head"]
+        head = _resnet_head(self.spec)
         if head == "pooled":
             pooled: torch.Tensor = output.pooler_output  # (n, dim, 1, 1)
             return pooled.flatten(1)
@@ -220,4 +221,8 @@ class ResNet(FolderEmbedder):
 
 
 def _projected(spec: EmbedderSpec) -> bool:
-    return bool(spec.options["head"] == "projected")
+    return chosen(spec, "head", ("backbone", "projected")) == "projected"
+
+
+def _resnet_head(spec: EmbedderSpec) -> str:
+    return chosen(spec, "head", ("pooled", "logits", "probabilities"))

@@ -19,6 +19,10 @@ import pytest
 
 from medretrieval.embedders import REGISTRY, EmbedderSpec
 
+sys.path.insert(0, str(Path(__file__).parent))
+
+from published import for_small_pictures
+
 TINY_DIM = 32
 
 
@@ -41,12 +45,16 @@ def pictures() -> list[np.ndarray]:
     ]
 
 
-def make_tiny_spec(name: str, **changes: Any) -> EmbedderSpec:
-    spec = REGISTRY[name]
+def _tiny_sizes(name: str) -> tuple[int, int]:
+    """Input size, and what is resized to, for a small network; by name, not by the row."""
     size = 56 if "dino" in name and "vitb16" not in name else 32
-    resize_to = size if spec.resize == "squash" or name == "rad-dino" else size + 8
+    return size, size + 8 if name in ("dinov2-small-reg", "dinov2-base") else size
+
+
+def make_tiny_spec(name: str, **changes: Any) -> EmbedderSpec:
+    size, resize_to = _tiny_sizes(name)
     return dataclasses.replace(
-        spec, **{"dim": TINY_DIM, "input_size": size, "resize_to": resize_to, **changes}
+        REGISTRY[name], **{"dim": TINY_DIM, "input_size": size, "resize_to": resize_to, **changes}
     )
 
 
@@ -89,36 +97,10 @@ def write_tiny(spec: EmbedderSpec, folder: Path) -> Path:
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
     model.save_pretrained(folder)
-    (folder / "preprocessor_config.json").write_text(json.dumps(official_preprocessor(spec)))
+    # Of the published file, not of the row: a row that differs from it is seen.
+    stored = for_small_pictures(spec.weights, *_tiny_sizes(spec.name))
+    (folder / "preprocessor_config.json").write_text(json.dumps(stored))
     return folder
-
-
-def official_preprocessor(spec: EmbedderSpec) -> dict[str, Any]:
-    """preprocessor_config.json in the two layouts that the published repositories use."""
-    if spec.resize == "squash":
-        return {
-            "do_normalize": True,
-            "do_resize": True,
-            "image_mean": list(spec.mean),
-            "image_processor_type": "ViTImageProcessor",
-            "image_std": list(spec.std),
-            "resample": {"bilinear": 2, "bicubic": 3}[spec.interpolation],
-            "size": spec.resize_to,
-        }
-    return {
-        "crop_size": {"height": spec.input_size, "width": spec.input_size},
-        "do_center_crop": True,
-        "do_convert_rgb": True,
-        "do_normalize": True,
-        "do_rescale": True,
-        "do_resize": True,
-        "image_mean": list(spec.mean),
-        "image_processor_type": "BitImageProcessor",
-        "image_std": list(spec.std),
-        "resample": {"bilinear": 2, "bicubic": 3}[spec.interpolation],
-        "rescale_factor": 0.00392156862745098,
-        "size": {"shortest_edge": spec.resize_to},
-    }
 
 
 @pytest.fixture(scope="session")

@@ -151,9 +151,7 @@ PREPROCESSORS: dict[str, dict[str, Any]] = {
 }
 
 # resize, resize_to, input_size, interpolation, mean, std, crop_rounding
-Facts = tuple[
-    str, int, int, str, tuple[float, float, float], tuple[float, float, float], str
-]
+Facts = tuple[str, int, int, str, tuple[float, float, float], tuple[float, float, float], str]
 _BIOMEDCLIP: Facts = (
     "crop", 224, 224, "bicubic",
     (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711), "even",
@@ -177,8 +175,9 @@ _MEDCLIP: Facts = (
 # Embedders of other layouts, by name.
 FACTS: dict[str, Facts] = {
     # tensorflow/tpu, models/official/efficientnet/lite/efficientnet_lite_builder.py: MEAN_RGB
-    # 127, STDDEV_RGB 128, 224 pixels; bicubic, preprocessing.py. Its centre crop, which would cut
-    # off the edge of a body, is left out.
+    # 127, STDDEV_RGB 128, 224 pixels. timm 1.0.31, tf_efficientnet_lite0: "should be bilinear but
+    # bicubic better match for TF bilinear at low res". Its crop, which would cut off the edge of a
+    # body, is left out.
     "efficientnet-lite0": (
         "squash", 224, 224, "bicubic", (0.4980392156862745,) * 3, (0.5019607843137255,) * 3, "down"
     ),

@@ -29,7 +29,7 @@ from medretrieval.embedders import REGISTRY, EmbedderSpec, dreamsim_archive, loa
 from medretrieval.embedders.base import unit_rows
 from medretrieval.embedders.preprocess import prepare
 from medretrieval.embedders.rows.common import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD
-from medretrieval.errors import InputError, UnavailableError, UsageError
+from medretrieval.errors import InputError, UnavailableError
 
 WIDTH, HEADS, PROJECTED = 48, 3, 20
 DINO, CLIP, OPEN = (
@@ -433,5 +433,5 @@ def test_without_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
 def test_unknown_branches_are_refused(tmp_path: Path) -> None:
     spec = small("dreamsim")
     spec = dataclasses.replace(spec, options={**spec.options, "branches": {"clip_vitb32": 512}})
-    with pytest.raises(UsageError, match="branches clip_vitb32; expected some of dino_vitb16"):
+    with pytest.raises(InputError, match=r"clip_vitb32.* 'branches'; expected some of dino_vitb16"):
         load_embedder(spec, weights=tmp_path)

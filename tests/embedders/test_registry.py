@@ -128,7 +128,7 @@ print(sorted(heavy & set(sys.modules)))
     local = {"MEDRETRIEVAL_WEIGHTS": str(tmp_path)}
     always = {("package", "bundled"), ("file", "needs a local file")}
     for hub, offline in (("downloadable", {}), ("needs a local file", {"HF_HUB_OFFLINE": "1"})):
-        allowed = always | {("hub", hub)}
+        allowed = always | {("hub", hub), ("hub", f"{hub} (gated)")}
         done = run_python(f"allowed = {allowed}\n{script}", **local, **offline)
         assert done.stdout.splitlines() == ["set()", "[]"], done
 

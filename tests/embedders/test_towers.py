@@ -14,6 +14,7 @@ import pytest
 import torch
 import transformers
 from PIL import Image
+from published import for_small_pictures
 from safetensors.torch import load_file, save_file
 
 from medretrieval.embedders import REGISTRY, EmbedderSpec, load_embedder
@@ -83,20 +84,13 @@ def _processor(family: str, spec: EmbedderSpec) -> Any:
     )
     from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
-    side = spec.input_size
-    square = {"height": side, "width": side}
-    shown = {"image_mean": list(spec.mean), "image_std": list(spec.std)}
-    if family == "Clip":
-        return CLIPImageProcessorPil(
-            size={"shortest_edge": side}, crop_size=square, resample=3, **shown
-        )
-    if family == "Siglip":
-        return SiglipImageProcessorPil(size=square, resample=3, **shown)
-    if family == "Dinov3":  # there is no other than torchvision's
-        return transformers.DINOv3ViTImageProcessor(size=square, resample=2, **shown)
-    return ConvNextImageProcessorPil(
-        size={"shortest_edge": side}, crop_pct=0.875, resample=3, **shown
-    )
+    processors: dict[str, Any] = {
+        "Clip": CLIPImageProcessorPil,
+        "Siglip": SiglipImageProcessorPil,
+        "Dinov3": transformers.DINOv3ViTImageProcessor,  # there is no other than torchvision's
+        "ResNet": ConvNextImageProcessorPil,
+    }
+    return processors[family].from_dict(for_small_pictures(spec.weights, spec.input_size))
 
 
 def _family(name: str) -> str:

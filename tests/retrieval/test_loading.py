@@ -62,5 +62,5 @@ def test_weights_that_were_a_local_file(monkeypatch: pytest.MonkeyPatch) -> None
     with pytest.raises(UnavailableError, match=r"made by toy with weights from a local file.*abab"):
         load_again(local)
     for other, weights in ((identity(), None), (local, Path("given.pth"))):
-        with pytest.raises(UnavailableError, match="^not on the Hub either"):
+        with pytest.raises(UnavailableError, match=r"^not on the Hub either"):
             load_again(other, weights=weights)

@@ -57,7 +57,7 @@ _SAM = EmbedderSpec(
     mean=IMAGENET_MEAN,
     std=IMAGENET_STD,
     pooling="mean of patch tokens before the neck",
-    options={"head": "tokens"},
+    options={"head": "tokens", "vision_config": {}},
     license="apache-2.0",
     papers=("CBIR-FM",),
     size_mb=375,
@@ -122,12 +122,13 @@ _MEDCLIP = EmbedderSpec(
     mean=_MEDCLIP_MEAN,
     std=_MEDCLIP_STD,
     pooling="mean of tokens, of luma",
-    options={"head": "backbone"},
+    options={"head": "backbone", "config": {}},
     license="mit",
     papers=("CBIR-FM",),
     size_mb=548,
     requires=("transformers",),
-    note="Swin-T, chest radiographs with reports; 768-d as the paper's table says",
+    note="Swin-T, chest radiographs with reports; 768-d as the paper's table says; pictures are "
+    "padded to a square, as MedCLIP does, where CBIR-FM's code cuts out the centre",
 )
 
 TRANSFORMERS = (
@@ -308,7 +309,7 @@ TRANSFORMERS = (
         name="sam-vit-b-neck",
         dim=256,
         pooling="mean of patch tokens after the neck",
-        options={"head": "neck"},
+        options={**_SAM.options, "head": "neck"},
         note="SA-1B; 256-d as the paper's code computes",
     ),
     _MEDSAM,
@@ -317,7 +318,7 @@ TRANSFORMERS = (
         name="medsam-vit-b-neck",
         dim=256,
         pooling="mean of patch tokens after the neck",
-        options={"head": "neck"},
+        options={**_MEDSAM.options, "head": "neck"},
         note="SAM tuned on 1.6 M medical masks; 256-d as the paper's code computes",
     ),
     _CLIP,
@@ -335,8 +336,9 @@ TRANSFORMERS = (
         name="medclip-projected",
         dim=512,
         pooling="mean of tokens, of luma, projected",
-        options={"head": "projected"},
-        note="Swin-T, chest radiographs with reports; 512-d as the paper's code computes",
+        options={**_MEDCLIP.options, "head": "projected"},
+        note="Swin-T, chest radiographs with reports; 512-d, of square pictures as the paper's "
+        "code computes it: others are padded, as MedCLIP does, where that code cuts out the centre",
     ),
     EmbedderSpec(
         name="medsiglip-448",
