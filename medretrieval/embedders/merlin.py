@@ -29,7 +29,12 @@ from torchvision.models.resnet import (  # type: ignore[import-untyped]
 )
 
 from medretrieval.embedders.base import checked_device, unit_rows
-from medretrieval.embedders.checkpoint import identity_of, load_exactly, read_tensors, weights_file
+from medretrieval.embedders.checkpoint import (
+    identity_of,
+    load_but_counters,
+    read_tensors,
+    weights_file,
+)
 from medretrieval.embedders.compute import Compute
 from medretrieval.embedders.options import chosen, reals, wholes, wrong
 from medretrieval.embedders.spec import EmbedderSpec
@@ -47,8 +52,6 @@ UNUSED = {
 }
 # Of the features, by head.
 DIM = {"image": 2048, "contrastive": 512}
-# Counts training steps; in eval mode nothing depends on it.
-COUNTER = ".num_batches_tracked"
 
 # Air in and around a patient is -1000 HU, so that some of every CT is below this; nothing is in an
 # MR image or in a CT that was windowed to grey values.
@@ -114,14 +117,11 @@ class MerlinCT:
         tensors = {}
         for name, tensor in read_tensors(path).items():
             inner = name.removeprefix(IMAGE_PREFIX)
-            known = inner.startswith(unused) or inner.endswith(COUNTER)
-            if not (name.startswith(OTHER_PARTS) or known):
+            if not (name.startswith(OTHER_PARTS) or inner.startswith(unused)):
                 tensors[inner] = tensor
         network = build(spec.options)
-        # Given to itself: the counters are not compared, and stay as they are.
-        counters = {k: v for k, v in network.state_dict().items() if k.endswith(COUNTER)}
-        load_exactly(network, {**tensors, **counters}, spec, path)
-        identity = identity_of(spec, tensors, revision)
+        used = load_but_counters(network, tensors, spec, path)
+        identity = identity_of(spec, used, revision)
         return cls(spec, network, identity=identity, compute=compute)
 
     def embed_volume(self, volume: Volume) -> NDArray[np.float32]:
