@@ -1,4 +1,4 @@
-"""Writes what the documentation takes from the code: docs/cli.md and the tables of README.md.
+"""Writes what the documentation takes from the code: docs/cli.md and the tables of other pages.
 
 python docs/generate.py            write them
 python docs/generate.py --check    exit 1 if they are out of date
@@ -19,6 +19,8 @@ sys.path.insert(0, str(ROOT))
 
 from medretrieval.arguments import parser  # noqa: E402
 from medretrieval.embedders import REGISTRY as EMBEDDERS  # noqa: E402
+from medretrieval.index import KINDS  # noqa: E402
+from medretrieval.retrieval.modes import MODES  # noqa: E402
 from medretrieval.segmentation import REGISTRY as SEGMENTERS  # noqa: E402
 
 
@@ -81,14 +83,43 @@ def segmenter_table() -> str:
     )
 
 
-def readme(text: str) -> str:
-    """README.md with its generated tables replaced."""
-    for name, table in (("embedders", embedder_table()), ("segmenters", segmenter_table())):
+def mode_table() -> str:
+    return markdown(
+        [
+            {"mode": f"`{m.name}`", "finds": m.finds, "score of a hit": m.score}
+            for m in MODES.values()
+        ]
+    )
+
+
+def kind_table() -> str:
+    return markdown(
+        [
+            {
+                "kind": f"`{kind.name}`",
+                "search": kind.summary,
+                "parameters": ", ".join(f"`{name}`" for name in kind.parameters) or "-",
+            }
+            for kind in KINDS.values()
+        ]
+    )
+
+
+TABLES = {
+    "README.md": {"embedders": embedder_table, "segmenters": segmenter_table},
+    "docs/retrieval.md": {"modes": mode_table, "kinds": kind_table},
+}
+
+
+def with_tables(page: str) -> str:
+    """The text of a page with its generated tables replaced."""
+    text = (ROOT / page).read_text()
+    for name, table in TABLES[page].items():
         begin, end = f"<!-- {name}: docs/generate.py -->", f"<!-- {name}: end -->"
         pattern = re.escape(begin) + r".*?" + re.escape(end)
         if not re.search(pattern, text, re.DOTALL):
-            raise SystemExit(f"README.md has no place for the table of {name}: {begin} ... {end}")
-        filled = f"{begin}\n{table}\n{end}"
+            raise SystemExit(f"{page} has no place for the table of {name}: {begin} ... {end}")
+        filled = f"{begin}\n{table()}\n{end}"
         text = re.sub(pattern, lambda _, filled=filled: filled, text, flags=re.DOTALL)
     return text
 
@@ -97,11 +128,12 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--check", action="store_true")
     check = options.parse_args().check
-    page = ROOT / "README.md"
+    pages = {"docs/cli.md": cli_page(), **{page: with_tables(page) for page in TABLES}}
     stale = []
-    for path, text in ((ROOT / "docs" / "cli.md", cli_page()), (page, readme(page.read_text()))):
+    for page, text in pages.items():
+        path = ROOT / page
         if not path.exists() or path.read_text() != text:
-            stale.append(path.name)
+            stale.append(page)
             if not check:
                 path.write_text(text)
     if check and stale:

@@ -10,17 +10,28 @@ from typing import Any, get_args
 from medretrieval import __version__
 from medretrieval.embedders.compute import Precision, Runtime
 from medretrieval.embedders.registry import DEFAULT_EMBEDDER
-from medretrieval.errors import UsageError
+from medretrieval.option_values import names, part, positive, span, where
+from medretrieval.retrieval.aggregation import DEFAULT_SIGMA
+from medretrieval.retrieval.filters import Filters
 from medretrieval.retrieval.modes import DEFAULT_MODE, MODES
+from medretrieval.retrieval.rerank import LOCALIZED_SLICES
+from medretrieval.retrieval.selection import DEFAULT_SAMPLE
 from medretrieval.segmentation.registry import DEFAULT_SEGMENTER
 
-# Named here too, because the table itself (`medretrieval.index.KINDS`) loads faiss.
-INDEX_KINDS = ("flat", "hnsw")
+# Named here too, because the table itself (`medretrieval.index.KINDS`, and auto) loads faiss.
+INDEX_KINDS = ("auto", "flat", "flat-l2", "hnsw", "lsh", "ivf-pq")
 # As `medretrieval.imaging.POLICIES`, which loads the readers.
 WINDOWS = (
     *("auto", "percentile", "identity"),
     *("ct-lung", "ct-mediastinum", "ct-abdomen", "ct-bone", "ct-brain", "ct-wide"),
 )
+# As `medretrieval.imaging.ORIENTATIONS`.
+AS_STORED = "as stored"
+ORIENTATIONS = (
+    *("rotated left", "rotated 180", "rotated right", "flipped left-right", "flipped top-bottom"),
+    *("flipped diagonally", "flipped along the other diagonal"),
+)
+_SEVERAL = "an index folder, or several with commas between them"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -69,9 +80,23 @@ def parser() -> argparse.ArgumentParser:
         help="keep only these rows of the table (repeatable)",
     )
     build.add_argument(
+        "--keep",
+        action="append",
+        default=[],
+        metavar="COLUMN",
+        help="store this column of the table too, in clear, to filter by (repeatable)",
+    )
+    build.add_argument(
         "--label-names", default="", metavar="1=A,2=B", help="names of the mask values"
     )
-    build.add_argument("--index", dest="index_kind", choices=INDEX_KINDS, default="flat")
+    build.add_argument(
+        "--index",
+        dest="index_kind",
+        choices=INDEX_KINDS,
+        default="auto",
+        help="the kind of search (default: auto, by the number of slices; it says why)",
+    )
+    _index_options(build)
     build.add_argument(
         "--window",
         default="auto",
@@ -84,6 +109,12 @@ def parser() -> argparse.ArgumentParser:
         choices=("acquisition", "axial", "coronal", "sagittal"),
         help="the direction in which volumes are sliced",
     )
+    build.add_argument(
+        "--crop",
+        default="none",
+        choices=("none", "body"),
+        help="what of a slice is embedded: all of it (default), or the part that shows the body",
+    )
     build.add_argument("--name", help="name of the index (default: the folder's name)")
     build.add_argument("--license", default="unknown", help="licence of the images")
     build.add_argument("--source", dest="origin", help="where the images come from, for the card")
@@ -91,36 +122,159 @@ def parser() -> argparse.ArgumentParser:
     build.add_argument("--float16", action="store_true", help="store embeddings at half precision")
     build.add_argument("--skip-bad", action="store_true", help="leave out unreadable cases")
     build.add_argument("--force", action="store_true", help="replace an existing OUT")
+    _share(build)
     _embedder(build, precision="float32")
     _one_slice(build)
 
-    info = command("info", "manifest, counts, size, and what checks out")
-    info.add_argument("index", metavar="INDEX")
+    merge = command("merge", "write one index with the rows of several, without embedding again")
+    merge.add_argument("out", metavar="OUT", help="the index folder to write")
+    merge.add_argument("indexes", metavar="INDEX", nargs="+", help="in the order of the rows")
+    merge.add_argument(
+        "--index",
+        dest="index_kind",
+        choices=INDEX_KINDS,
+        help="the kind of search (default: that of the first)",
+    )
+    _index_options(merge)
+    merge.add_argument("--force", action="store_true", help="replace an existing OUT")
 
-    search = command("search", "find the most similar slices or volumes")
-    search.add_argument("index", metavar="INDEX")
-    search.add_argument("query", metavar="QUERY", help="image, volume, DICOM folder or zip")
+    info = command("info", "manifest, counts, size, and what checks out")
+    info.add_argument("index", metavar="INDEX", help=_SEVERAL)
+
+    _search(command("search", "find the most similar slices or volumes"))
+    _segment(command("segment", "segment a query from retrieved annotated slices"))
+    _explain(command("explain", "show why a query finds a volume: similarities and heat maps"))
+    command("embedders", "embedders, and what works on this machine now")
+    command("segmenters", "segmenters, and what works on this machine now")
+    return top
+
+
+def _index_options(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "--index-option",
+        dest="index_options",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a setting of the kind of search, such as efSearch=512 (repeatable)",
+    )
+
+
+def _share(build: argparse.ArgumentParser) -> None:
+    """How a build is shared between processes and machines."""
+    shared = build.add_argument_group("sharing the work")
+    shared.add_argument(
+        "--part",
+        type=part,
+        metavar="I/N",
+        help="only the I-th of N blocks of the cases, such as 2/8; merge puts all together",
+    )
+    shared.add_argument(
+        "--engine",
+        choices=("local", "ray"),
+        default="local",
+        help="embed in this process (default), or in several of a Ray cluster",
+    )
+    shared.add_argument("--workers", type=positive, metavar="N", help="engine ray (default: 2)")
+    shared.add_argument(
+        "--ray-address",
+        metavar="HOST:PORT",
+        help="engine ray: a running cluster (default: RAY_ADDRESS, else one is started here)",
+    )
+
+
+def _search(search: argparse.ArgumentParser) -> None:
+    search.add_argument("index", metavar="INDEX", help=_SEVERAL)
+    search.add_argument(
+        "query",
+        metavar="QUERY",
+        help="image, volume, DICOM folder or zip; or case:VOLUME_ID for a case of the index",
+    )
     search.add_argument("--mode", choices=tuple(MODES), default=DEFAULT_MODE)
     search.add_argument(
         "-k",
-        type=_positive,
+        type=positive,
         default=5,
         help="hits at most, in mode slice for each query slice (default: 5)",
     )
-    search.add_argument("--slice", type=int, metavar="N", help="only this slice of the query")
-    search.add_argument("--modality", help="only database slices of this modality")
-    search.add_argument("--region", help="only database slices of this body region")
-    search.add_argument("--labels", type=_names, metavar="A,B", help="only slices that show one")
+    search.add_argument(
+        "--sigma",
+        type=float,
+        default=DEFAULT_SIGMA,
+        metavar="S",
+        help="mode weighted: width of the weights as a fraction of the query's slices "
+        f"(default: {DEFAULT_SIGMA})",
+    )
+    search.add_argument(
+        "--candidates",
+        type=positive,
+        metavar="C",
+        help="mode rerank: only the C volumes with the most hits (default: all that are hit)",
+    )
+    search.add_argument(
+        "--top",
+        type=positive,
+        default=LOCALIZED_SLICES,
+        metavar="L",
+        help=f"mode rerank: slices that localize the query (default: {LOCALIZED_SLICES})",
+    )
+    search.add_argument(
+        "--fuse",
+        action="append",
+        default=[],
+        metavar="INDEX",
+        help="another index of the same cases, of another embedder: what both find is ranked "
+        "together (repeatable)",
+    )
+    slices = search.add_argument_group("which slices of the query")
+    slices.add_argument("--slice", type=int, metavar="N", help="only this slice")
+    slices.add_argument(
+        "--slices", type=span, metavar="A:B", help="only the slices from A to B, both included"
+    )
+    slices.add_argument(
+        "--structure",
+        metavar="NAME",
+        help="only the smallest run of slices that shows it; also what is localized",
+    )
+    slices.add_argument(
+        "--query-labels", type=Path, metavar="FILE", help="label map that shows the structure"
+    )
+    slices.add_argument(
+        "--query-label-names",
+        default="",
+        metavar="1=A,2=B",
+        help="names of the values of --query-labels (default: as in the index)",
+    )
+    slices.add_argument(
+        "--sample",
+        metavar="SAMPLE",
+        help="a sample of them: random:N, mm:X (every X mm) or step:N (every N-th) (default: all; "
+        f"mode sampled: {DEFAULT_SAMPLE})",
+    )
+    slices.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="of --sample random:N (default: 0)"
+    )
     _query(search)
+    filters = _filters(search)
+    filters.add_argument("--labels", type=names, metavar="A,B", help="only slices that show one")
+    judged = search.add_argument_group("more like this, less like that")
+    for name, what in (
+        ("--like", "more like this case or slice of the index (repeatable)"),
+        ("--unlike", "less like this one, which is left out (repeatable)"),
+    ):
+        judged.add_argument(
+            name, action="append", default=[], metavar="VOLUME_ID[:SLICE]", help=what
+        )
 
-    segment = command("segment", "segment a query from retrieved annotated slices")
-    segment.add_argument("index", metavar="INDEX")
+
+def _segment(segment: argparse.ArgumentParser) -> None:
+    segment.add_argument("index", metavar="INDEX", help=_SEVERAL)
     segment.add_argument("query", metavar="QUERY", help="image, volume, DICOM folder or zip")
     segment.add_argument("--out", required=True, metavar="MASK.nii.gz")
     segment.add_argument("--segmenter", default=DEFAULT_SEGMENTER, metavar="NAME")
     segment.add_argument("--checkpoint", type=Path, metavar="FILE", help="local weights for it")
-    segment.add_argument("--support-k", type=_positive, default=8, metavar="K")
-    segment.add_argument("--labels", type=_names, metavar="A,B", help="only these structures")
+    segment.add_argument("--support-k", type=positive, default=8, metavar="K")
+    segment.add_argument("--labels", type=names, metavar="A,B", help="only these structures")
     segment.add_argument("--slice", type=int, metavar="N", help="only this slice of the query")
     segment.add_argument(
         "--truth", type=Path, metavar="MASK", help="a known label map: report the Dice against it"
@@ -133,10 +287,7 @@ def parser() -> argparse.ArgumentParser:
     )
     segment.add_argument("--force", action="store_true", help="replace an existing --out file")
     _query(segment)
-
-    command("embedders", "embedders, and what works on this machine now")
-    command("segmenters", "segmenters, and what works on this machine now")
-    return top
+    _filters(segment)
 
 
 def _embedder(sub: argparse.ArgumentParser, *, precision: str | None) -> None:
@@ -178,46 +329,54 @@ def _one_slice(sub: argparse.ArgumentParser) -> None:
     )
 
 
+def _explain(explain: argparse.ArgumentParser) -> None:
+    explain.add_argument("index", metavar="INDEX")
+    explain.add_argument("query", metavar="QUERY", help="as for search")
+    explain.add_argument("--volume", metavar="ID", help="default: the first of mode rerank")
+    explain.add_argument("--slice", type=int, metavar="N", help="heat maps of this query slice")
+    explain.add_argument("--out", required=True, metavar="DIR", help="for the pictures and a table")
+    explain.add_argument("--force", action="store_true", help="replace files in --out")
+    _filters(explain)
+    _query(explain)
+
+
 def _query(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--channel", type=int, default=0, help="channel of a 4-D query (default: 0)")
     sub.add_argument(
-        "--exclude-patient", metavar="ID", help="leave this patient of the index out of the search"
+        "--orientation",
+        default=AS_STORED,
+        metavar="NAME",
+        help="how the query's slices are turned: any (the way in which they fit the index best), "
+        f"or one of {', '.join(ORIENTATIONS)} (default: {AS_STORED})",
     )
     _embedder(sub, precision=None)
     _one_slice(sub)
 
 
-def _positive(text: str) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return value
+def _filters(sub: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """What of the index may be found."""
+    group = sub.add_argument_group("which slices of the index")
+    group.add_argument("--modality", help="only of this modality")
+    group.add_argument("--region", help="only of this body region")
+    group.add_argument("--patient", metavar="ID", help="only of this patient")
+    group.add_argument("--exclude-patient", metavar="ID", help="not of this patient")
+    group.add_argument(
+        "--where",
+        action="append",
+        default=[],
+        metavar="COLUMN=VALUE",
+        help="only with this value of a column that the index stores (repeatable)",
+    )
+    return group
 
 
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
-
-
-def label_names(text: str, option: str = "--label-names") -> dict[int, str] | None:
-    """The names of mask values, written as 1=RV,2=Myo."""
-    names: dict[int, str] = {}
-    for item in _names(text):
-        value, equals, name = item.partition("=")
-        if not (equals and value.strip().isdecimal() and name.strip()):
-            raise UsageError(
-                f"{option}: {item!r} is not VALUE=NAME; write for example 1=RV,2=Myo,3=LV"
-            )
-        names[int(value)] = name.strip()
-    return names or None
-
-
-def where(items: Sequence[str]) -> dict[str, str] | None:
-    """The values that columns of a table must have, each written as COLUMN=VALUE."""
-    pairs = [item.partition("=") for item in items]
-    for (column, equals, _), item in zip(pairs, items, strict=True):
-        if not (column and equals):
-            raise UsageError(f"--where: {item!r} is not COLUMN=VALUE; write e.g. split=database")
-    return {column: value for column, _, value in pairs} or None
+def filters(options: argparse.Namespace, *, labels: Sequence[str] | None = None) -> Filters:
+    """What may be found, from the options of `_filters`."""
+    return Filters(
+        modality=options.modality,
+        region=options.region,
+        labels=labels,
+        patient=options.patient,
+        exclude_patient=options.exclude_patient,
+        where=where(options.where) or {},
+    )

@@ -13,12 +13,20 @@ import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from medretrieval.arguments import embedder_options, label_names, parser, where
+from medretrieval.arguments import AS_STORED, embedder_options, filters, parser
 from medretrieval.console import ProgressBar, plain, table
-from medretrieval.errors import MedRetrievalError
+from medretrieval.errors import MedRetrievalError, UsageError
+from medretrieval.option_values import index_parameters, label_names, where
+
+if TYPE_CHECKING:
+    from medretrieval.retrieval.engine import Index
+    from medretrieval.retrieval.query import Query
+    from medretrieval.retrieval.selection import Selection
+    from medretrieval.types import SearchResult
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -95,13 +103,15 @@ def _build(options: argparse.Namespace) -> None:
         masks=options.masks,
         table=options.table,
         where=where(options.where),
+        keep=options.keep,
         modality=options.modality,
         region=options.region,
         labels_from_folders=options.labels_from_folders,
         channel=options.channel,
         label_names=label_names(options.label_names),
-        slices=SlicePolicy(axis=options.axis, window=options.window),
+        slices=SlicePolicy(axis=options.axis, window=options.window, crop=options.crop),
         index_kind=options.index_kind,
+        index_parameters=index_parameters(options.index_options),
         name=options.name,
         license=options.license,
         origin=options.origin,
@@ -110,42 +120,123 @@ def _build(options: argparse.Namespace) -> None:
         force=options.force,
         skip_bad=options.skip_bad,
         allow_one_slice=options.allow_one_slice,
+        part=options.part,
+        engine=options.engine,
+        workers=options.workers,
+        ray_address=options.ray_address,
         progress=ProgressBar(quiet=options.quiet),
     )
+    _say_how_it_is_searched(out)
+    _print(options, {"index": str(out)}, lambda: str(out))
+
+
+def _say_how_it_is_searched(index: Path) -> None:
+    """Say on stderr why this kind of search was chosen, and what it finds."""
+    from medretrieval.index.manifest import read_manifest
+
+    manifest = read_manifest(index)
+    if manifest.index_reason is not None:
+        print(f"index kind {manifest.index_kind}: {manifest.index_reason}", file=sys.stderr)
+    if manifest.recall is not None:
+        found = f"{manifest.recall.recall_at_10:.1%} of the ten most similar slices"
+        print(f"index kind {manifest.index_kind} finds {found}", file=sys.stderr)
+
+
+def _merge(options: argparse.Namespace) -> None:
+    from medretrieval.index import merge
+
+    out = merge(
+        options.indexes,
+        options.out,
+        index_kind=options.index_kind,
+        index_parameters=index_parameters(options.index_options),
+        force=options.force,
+        progress=ProgressBar(quiet=options.quiet),
+    )
+    _say_how_it_is_searched(out)
     _print(options, {"index": str(out)}, lambda: str(out))
 
 
 def _info(options: argparse.Namespace) -> None:
-    from medretrieval.index import open_store
+    from medretrieval.index import open_stores
 
-    info = open_store(options.index).info()
+    info = open_stores(options.index, verify="full").info()
     _print(options, info, lambda: "\n".join(f"{key}: {plain(v)}" for key, v in info.items()))
 
 
 def _search(options: argparse.Namespace) -> None:
     from medretrieval.retrieval.engine import open_index
+    from medretrieval.retrieval.feedback import Feedback
+    from medretrieval.retrieval.fusion import search_fused
 
     index = open_index(options.index, **embedder_options(options))
-    result = index.search(
-        options.query,
+    query, select = _query_and_selection(options, index)
+    # Local weights are those of one embedder.
+    others = {**embedder_options(options), "weights": None}
+    fused = [open_index(path, **others) for path in options.fuse]
+    search = partial(search_fused, [index, *fused]) if fused else index.search
+    result = search(
+        query,
         mode=options.mode,
         k=options.k,
         slice_index=options.slice,
-        modality=options.modality,
-        region=options.region,
-        labels=options.labels,
-        exclude_patient=options.exclude_patient,
+        select=select,
+        filters=filters(options, labels=options.labels),
+        feedback=Feedback(like=tuple(options.like), unlike=tuple(options.unlike)),
+        orientation=options.orientation,
+        sigma=options.sigma,
+        candidates=options.candidates,
+        top=options.top,
         channel=options.channel,
         allow_one_slice=options.allow_one_slice,
         progress=ProgressBar(quiet=options.quiet),
     )
-    data = result.to_json()
+    _print(options, result.to_json(), lambda: _hits(result))
+
+
+def _query_and_selection(options: argparse.Namespace, index: Index) -> tuple[Query, Selection]:
+    """The query is read here where its label map must be held against it."""
+    from medretrieval.imaging import read_labels, read_volume
+    from medretrieval.retrieval.selection import Selection
+    from medretrieval.retrieval.stored import CASE
+
+    labels = None
+    query = options.query
+    if options.query_labels is not None:
+        if query.startswith(CASE):
+            raise UsageError("a case of the index brings its own labels; leave --query-labels out")
+        query = read_volume(query, channel=options.channel, allow_one_slice=options.allow_one_slice)
+        names = label_names(options.query_label_names, "--query-label-names")
+        labels = read_labels(options.query_labels, reference=query.grid)
+        labels = replace(labels, names=names or index.store.vocabulary)
+    return query, Selection(
+        slices=options.slices,
+        structure=options.structure,
+        labels=labels,
+        sample=options.sample,
+        seed=options.seed,
+    )
+
+
+def _hits(result: SearchResult) -> str:
+    """Hits as a table, with the columns that say something."""
+    from medretrieval.retrieval.selection import runs
+
     columns = ["query_slice", "rank", "volume_id", "slice_index", "score", "modality", "region"]
-    rows = [
-        {**hit, "query_slice": hit["matches"][0]["query_slice"] if hit["matches"] else None}
-        for hit in data["hits"]
-    ]
-    _print(options, data, lambda: table(rows, [*columns, "labels"]) if rows else "no hits")
+    rows = []
+    for hit in result.hits:
+        row = hit.to_json()
+        row["query_slice"] = hit.matches[0].query_slice if hit.matches else None
+        if hit.localization is not None:
+            row["found_on"] = runs(match.slice_index for match in hit.localization.slices)
+            row["LR"] = hit.localization.ratio
+        row["near_duplicate"] = "yes" if hit.near_duplicate else None
+        rows.append(row)
+    more = [name for name in ("found_on", "LR") if any(name in row for row in rows)]
+    more += ["near_duplicate"] if any(hit.near_duplicate for hit in result.hits) else []
+    found = table(rows, [*columns, "labels", *more]) if rows else "no hits"
+    turned = result.orientation
+    return found if turned == AS_STORED else f"{found}\nslices of the query {turned}"
 
 
 def _segment(options: argparse.Namespace) -> None:
@@ -178,7 +269,8 @@ def _segment(options: argparse.Namespace) -> None:
         support_k=options.support_k,
         labels=options.labels,
         indices=None if options.slice is None else [options.slice],
-        exclude_patient=options.exclude_patient,
+        filters=filters(options),
+        orientation=options.orientation,
         progress=ProgressBar(quiet=options.quiet),
     )
     write_labels(result.labels, out, overwrite=options.force)
@@ -193,7 +285,31 @@ def _segment(options: argparse.Namespace) -> None:
         if row["voxels"] or row["name"] in data.get("dice", {})
     ]
     found = table(rows, columns) if rows else "nothing was found"
+    if result.orientation != AS_STORED:
+        found += f"\nsegmented with its slices {result.orientation}; the mask lies as the query"
     _print(options, data, lambda: f"{out}\n{found}")
+
+
+def _explain(options: argparse.Namespace) -> None:
+    from medretrieval.retrieval.engine import open_index
+    from medretrieval.retrieval.explanation import write_explanation
+
+    found = write_explanation(
+        open_index(options.index, **embedder_options(options)),
+        options.query,
+        options.out,
+        volume_id=options.volume,
+        slice_index=options.slice,
+        filters=filters(options),
+        orientation=options.orientation,
+        channel=options.channel,
+        allow_one_slice=options.allow_one_slice,
+        force=options.force,
+        progress=ProgressBar(quiet=options.quiet),
+    )
+    _print(options, found.to_json(), lambda: "\n".join(map(str, found.files)))
+    if found.problem is not None:
+        raise found.problem
 
 
 def _embedders(options: argparse.Namespace) -> None:
@@ -216,9 +332,11 @@ def _segmenters(options: argparse.Namespace) -> None:
 COMMANDS: Mapping[str, Callable[[argparse.Namespace], None]] = {
     "demo": _demo,
     "build": _build,
+    "merge": _merge,
     "info": _info,
     "search": _search,
     "segment": _segment,
+    "explain": _explain,
     "embedders": _embedders,
     "segmenters": _segmenters,
 }

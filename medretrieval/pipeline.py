@@ -9,15 +9,16 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from medretrieval.embedders.registry import DEFAULT_EMBEDDER
 from medretrieval.errors import UsageError, unknown_name
 from medretrieval.metrics.segmentation import dice
+from medretrieval.retrieval.fusion import search_fused as search_fused
 from medretrieval.segmentation.registry import DEFAULT_SEGMENTER
 from medretrieval.types import (
     UNKNOWN,
@@ -35,6 +36,7 @@ from medretrieval.types import (
 if TYPE_CHECKING:
     from medretrieval.embedders.compute import Precision, Runtime
     from medretrieval.retrieval.engine import Index
+    from medretrieval.retrieval.filters import Filters
     from medretrieval.segmentation.volume import BatchSegmenter
 
 DEFAULT_SUPPORT_K = 8
@@ -52,13 +54,15 @@ def build_index(
     masks: str | Path | None = None,
     table: str | Path | None = None,
     where: Mapping[str, str] | None = None,
+    keep: Sequence[str] = (),
     modality: str | None = None,
     region: str | None = None,
     labels_from_folders: bool = False,
     channel: int = 0,
     label_names: Mapping[int, str] | None = None,
     slices: SlicePolicy | None = None,
-    index_kind: str = "flat",
+    index_kind: str = "auto",
+    index_parameters: Mapping[str, int] | None = None,
     name: str | None = None,
     license: str = UNKNOWN,
     origin: str | None = None,
@@ -67,6 +71,10 @@ def build_index(
     force: bool = False,
     skip_bad: bool = False,
     allow_one_slice: bool = False,
+    part: tuple[int, int] | None = None,
+    engine: Literal["local", "ray"] = "local",
+    workers: int | None = None,
+    ray_address: str | None = None,
     progress: Progress = no_progress,
 ) -> Path:
     """Build an index folder from a folder of images or a CSV table.
@@ -77,6 +85,7 @@ def build_index(
         table: CSV with columns path, mask, volume_id, patient_id, modality, region, labels; its
             paths are relative to `source`.
         where: keep only the rows of the table whose columns have these values.
+        keep: other columns of the table that the index stores in clear, to filter by.
         modality, region: of every case of a folder.
         labels_from_folders: the sub-folder of a case is a label of it.
         channel: which channel of 4-D volumes.
@@ -87,7 +96,13 @@ def build_index(
             defaults to the name of the source folder.
         float16: store the embeddings at half precision.
         slices: how slices are made; stored in the index, a query gets the same.
+        index_kind, index_parameters: the kind of search and its settings, see
+            `medretrieval.index.KINDS`; "auto" chooses by the number of slices.
         skip_bad: leave out cases that cannot be read (they are logged) instead of failing.
+        part: (i, n) builds the i-th of n blocks of the cases, to be merged later; see
+            `medretrieval.index.merge`.
+        engine: "local" embeds in this process, "ray" in `workers` processes (default 2) of the Ray
+            cluster at `ray_address`, or of one that is started on this machine.
 
     Returns:
         The path of the finished index folder.
@@ -98,8 +113,18 @@ def build_index(
         UnavailableError: the embedder's weights are not on this machine and cannot be fetched.
     """
     from medretrieval.embedders import load_embedder
-    from medretrieval.index import build, cases_from_folder, cases_from_table
+    from medretrieval.index import RayEngine, build, cases_from_folder, cases_from_table
+    from medretrieval.index.embedding import embed_cases
 
+    if part is not None and name is None:
+        raise UsageError(
+            "a part needs the name of the whole index, the same for all parts: it is the key of "
+            "the patients' pseudonyms (--name)"
+        )
+    if engine not in ("local", "ray"):
+        raise UsageError(f"engine is {engine!r}; expected local or ray")
+    if engine == "local" and not (workers is None and ray_address is None):
+        raise UsageError("workers and the address of a cluster go with the engine ray")
     source = Path(source)
     if table is None and source.suffix.lower() == ".csv":
         source, table = source.parent, source
@@ -113,6 +138,7 @@ def build_index(
             table,
             root=source,
             where=where,
+            keep=keep,
             label_names=label_names,
             channel=channel,
             allow_one_slice=allow_one_slice,
@@ -120,6 +146,8 @@ def build_index(
     else:
         if where:
             raise UsageError("where selects rows of a table, but no table is given")
+        if keep:
+            raise UsageError("keep names columns of a table, but no table is given")
         cases = cases_from_folder(
             source,
             masks=masks,
@@ -130,16 +158,30 @@ def build_index(
             channel=channel,
             allow_one_slice=allow_one_slice,
         )
+    load = None
+    if isinstance(embedder, str):
+        load = partial(
+            load_embedder,
+            embedder,
+            weights=weights,
+            device=device,
+            precision=precision,
+            runtime=runtime,
+        )
+        embedder = load()
+    on_ray = RayEngine(
+        workers=2 if workers is None else workers,
+        address=ray_address,
+        load=load,
+        gpus=1 if device.startswith("cuda") else 0,
+    )
     return build(
         cases,
         Path(out),
-        embedder=load_embedder(
-            embedder, weights=weights, device=device, precision=precision, runtime=runtime
-        )
-        if isinstance(embedder, str)
-        else embedder,
+        embedder=embedder,
         slices=slices or SlicePolicy(),
         index_kind=index_kind,
+        index_parameters=index_parameters,
         name=name or Path(out).resolve().name,
         license=license,
         source=origin or source.resolve().name,
@@ -147,6 +189,8 @@ def build_index(
         float16=float16,
         force=force,
         skip_bad=skip_bad,
+        part=part,
+        engine=on_ray if engine == "ray" else embed_cases,
         progress=progress,
     )
 
@@ -162,13 +206,17 @@ class SupportUse:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Segmentation:
-    """A label map on the query's grid, and how it came about."""
+    """A label map on the query's grid, and how it came about.
+
+    `orientation` says how the slices were turned to be segmented; the label map is as the query.
+    """
 
     labels: LabelVolume
     segmenter: str
     supports: tuple[SupportUse, ...]
     seconds: float
     slices: int
+    orientation: str = "as stored"
 
     def structures(self) -> list[dict[str, Any]]:
         """Per label: value, name, voxels, and millilitres (None where the spacing is unknown)."""
@@ -218,6 +266,7 @@ class Segmentation:
             "segmenter": self.segmenter,
             "labels": self.structures(),
             "slices": self.slices,
+            "orientation": self.orientation,
             "seconds": round(self.seconds, 3),
             "supports": [
                 {"query_slice": s.query_slice, "key": s.key, "score": s.score}
@@ -243,7 +292,8 @@ def segment(
     supports: Sequence[Support] | None = None,
     labels: Sequence[str] | None = None,
     indices: Sequence[int] | None = None,
-    exclude_patient: str | None = None,
+    filters: Filters | None = None,
+    orientation: str = "as stored",
     progress: Progress = no_progress,
 ) -> Segmentation:
     """Segment `query` from annotated slices, without training (RAFS, section III).
@@ -255,15 +305,21 @@ def segment(
         supports: use these for every slice instead of retrieving.
         labels: names of the structures wanted; default is all that the supports show.
         indices: slices to segment, default all; the others stay background.
-        exclude_patient: leave this patient's slices out of the retrieval.
+        filters: which slices may be retrieved, by default all, see `retrieval.filters.Filters`.
+        orientation: how the slices are turned before supports are retrieved and they are segmented:
+            a name of `imaging.ORIENTATIONS`, or "any" for the one in which they are most similar to
+            the annotated slices that may be retrieved, or to the given supports.
 
     Returns:
         A label map with exactly the grid of `query`.
 
     Raises:
-        UsageError: no supports, a label that no support has, a slice that does not exist; or
-            `supports` are left out with an index of whole volumes, which cannot find any.
+        UsageError: no supports, a label that no support has, a slice or an orientation that does
+            not exist; or `supports` are left out with an index of whole volumes, which cannot find
+            any.
     """
+    from medretrieval.retrieval.filters import Filters
+    from medretrieval.retrieval.orienting import annotated, given, oriented
     from medretrieval.retrieval.whole import refuse_supports
     from medretrieval.segmentation import load_segmenter, segment_volume
 
@@ -279,9 +335,14 @@ def segment(
         if support_k < 1:
             raise UsageError(f"support_k is {support_k}; at least 1 support is needed")
         _check_labels(labels, index)
-        embedded = index.query_embeddings(query, indices=indices, progress=progress)
+        filters = filters or Filters()
+        lookup = annotated(index, labels=labels, filters=filters)
+        orientation = oriented(index, query, orientation, lookup, indices, progress)
+        embedded = index.query_embeddings(
+            query, indices=indices, orientation=orientation, progress=progress
+        )
         retrieved = index.supports_each(
-            embedded.embeddings, support_k, labels=labels, exclude_patient=exclude_patient
+            embedded.embeddings, support_k, labels=labels, filters=filters
         )
         for number, (rows, scores) in zip(embedded.slice_index.tolist(), retrieved, strict=True):
             chosen[number] = [
@@ -295,6 +356,9 @@ def segment(
             )
     elif not supports:
         raise UsageError("the support set is empty; add at least one annotated slice")
+    else:
+        lookup = given(index, supports)
+        orientation = oriented(index, query, orientation, lookup, indices, progress)
     used: list[SupportUse] = []
 
     def choose(piece: Slice) -> Sequence[Support]:
@@ -303,7 +367,14 @@ def segment(
         return picked
 
     result = segment_volume(
-        query, policy, choose, model, labels=labels, indices=indices, progress=progress
+        query,
+        policy,
+        choose,
+        model,
+        labels=labels,
+        indices=indices,
+        orientation=orientation,
+        progress=progress,
     )
     return Segmentation(
         labels=result,
@@ -311,4 +382,5 @@ def segment(
         supports=tuple(used),
         seconds=time.perf_counter() - start,
         slices=len({u.query_slice for u in used}),
+        orientation=orientation,
     )

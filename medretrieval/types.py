@@ -94,11 +94,14 @@ class SlicePolicy:
             "coronal" or "sagittal". An image one voxel thick is always cut along that axis.
         window: an intensity policy of `medretrieval.imaging.intensity.POLICIES`, or "auto".
         max_side: slices larger than this are reduced to it, in pixels.
+        crop: what of a slice is embedded: "none" (all of it), or "body" (the part that shows the
+            body). The stored picture is always the whole slice.
     """
 
     axis: str = "acquisition"
     window: str = "auto"
     max_side: int = 1024
+    crop: str = "none"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -182,6 +185,36 @@ class Embedder(Protocol):
         ...
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PatchFeatures:
+    """What a network says of the parts of pictures, before it pools them into one vector.
+
+    Attributes:
+        features: (n, rows, columns, c) float32, not of unit length: the last feature map, or the
+            tokens of the patches after the last layer norm.
+        boxes: (n, 4) float64 (top, left, bottom, right), the rectangle of each picture that its
+            grid divides evenly, in pixels of the picture: pixel (0, 0) reaches from 0 to 1. Of a
+            cropped picture it is smaller than the picture, of a padded one larger.
+        mean_pooled: whether an embedding is the mean of these features, scaled to length 1.
+    """
+
+    features: NDArray[np.float32]
+    boxes: NDArray[np.float64]
+    mean_pooled: bool
+
+
+class PatchEmbedder(Embedder, Protocol):
+    """An embedder that can say which part of a picture its features are of."""
+
+    def patches(self, images: Sequence[NDArray[np.uint8]]) -> PatchFeatures:
+        """The features of the parts of n >= 1 pictures, as for `embed_batch`.
+
+        Raises:
+            UnavailableError: this network has none that can be told apart.
+        """
+        ...
+
+
 class VolumeEmbedder(Protocol):
     """Anything that turns a whole volume into one embedding."""
 
@@ -210,6 +243,35 @@ class Match:
     slice_index: int
     score: float
 
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "query_slice": self.query_slice,
+            "slice_index": self.slice_index,
+            "score": self.score,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Localization:
+    """Where in a retrieved volume the query, or a structure of it, was found (TS-CBIR, 2.4.3).
+
+    Attributes:
+        slices: the slices of the volume, each with the query slice that it is most similar to.
+        structure: name of the structure r that was searched for, None if none was named.
+        ratio: LR, the share of `slices` that show r (eq. 2 and 7), 0..1; None without a name.
+    """
+
+    slices: tuple[Match, ...]
+    structure: str | None = None
+    ratio: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "structure": self.structure,
+            "ratio": self.ratio,
+            "slices": [match.to_json() for match in self.slices],
+        }
+
 
 @dataclass(frozen=True, kw_only=True)
 class Hit:
@@ -217,11 +279,13 @@ class Hit:
 
     Attributes:
         rank: 1 is best.
-        score: by mode: cosine (slice), hits (count), weighted hits, summed maxima (rerank).
+        score: what the mode ranks by; see `retrieval.modes.MODES`.
         row_id: row of the database slice shown for this hit (of a volume: its best matched one).
         slice_index: voxel index of that slice in its own volume.
         labels: names of the labels on that slice.
         matches: query slice to database slice pairs that explain the hit, best first.
+        near_duplicate: whether it shows the same picture, or the same volume, as the query.
+        localization: where in the volume the query was found, in the modes that say so.
     """
 
     rank: int
@@ -234,9 +298,11 @@ class Hit:
     modality: str
     region: str
     matches: tuple[Match, ...]
+    near_duplicate: bool = False
+    localization: Localization | None = None
 
     def to_json(self) -> dict[str, Any]:
-        return {
+        data = {
             "rank": self.rank,
             "volume_id": self.volume_id,
             "score": self.score,
@@ -245,23 +311,38 @@ class Hit:
             "labels": list(self.labels),
             "modality": self.modality,
             "region": self.region,
-            "matches": [
-                {"query_slice": m.query_slice, "slice_index": m.slice_index, "score": m.score}
-                for m in self.matches
-            ],
+            "near_duplicate": self.near_duplicate,
+            "matches": [match.to_json() for match in self.matches],
         }
+        if self.localization is not None:
+            data["localization"] = self.localization.to_json()
+        return data
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchResult:
-    """What a search returns: the query's name, the mode, and the hits, best first."""
+    """What a search returns.
+
+    Attributes:
+        query: name of the query.
+        mode: name of the mode.
+        hits: best first.
+        orientation: how the slices of the query were turned before they were embedded, a name of
+            `medretrieval.imaging.ORIENTATIONS`; "as stored" where they were not.
+    """
 
     query: str
     mode: str
     hits: tuple[Hit, ...]
+    orientation: str = "as stored"
 
     def to_json(self) -> dict[str, Any]:
-        return {"query": self.query, "mode": self.mode, "hits": [h.to_json() for h in self.hits]}
+        return {
+            "query": self.query,
+            "mode": self.mode,
+            "orientation": self.orientation,
+            "hits": [hit.to_json() for hit in self.hits],
+        }
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -85,14 +85,15 @@ def test_search_finds_the_same_kind(
     world: Path, capsys: pytest.CaptureFixture[str], mode: str, kind: str
 ) -> None:
     found = run(capsys, "search", world / "index", query(world, kind), "--mode", mode, "-k", 2)
-    assert list(found) == ["query", "mode", "hits"]
+    assert list(found) == ["query", "mode", "orientation", "hits"]
     assert found["mode"] == mode
     middle = [h for h in found["hits"] if h["rank"] == 1 and h["matches"][0]["query_slice"] == 3]
     best = middle if mode == "slice" else found["hits"][:1]
     assert [hit["volume_id"][: len(kind)] for hit in best] == [kind]
     assert list(best[0]) == [
         *("rank", "volume_id", "score", "slice_index", "position_mm", "labels"),
-        *("modality", "region", "matches"),
+        *("modality", "region", "near_duplicate", "matches"),
+        *(("localization",) if mode == "rerank" else ()),
     ]
     assert set(best[0]["matches"][0]) == {"query_slice", "slice_index", "score"}
 
@@ -325,7 +326,7 @@ def test_runs_as_a_module() -> None:
 
 
 def test_index_kinds_are_those_of_the_library() -> None:
-    assert tuple(KINDS) == INDEX_KINDS
+    assert ("auto", *KINDS) == INDEX_KINDS
 
 
 def test_windows_are_those_of_the_library() -> None:

@@ -23,7 +23,8 @@ LAYERS = (
     {"pipeline"},
     {"demo"},
     {"evaluation"},
-    {"console", "arguments"},
+    {"console", "option_values"},
+    {"arguments"},
     {"ui", "cli", "__main__"},
 )
 DEPTH = {name: depth for depth, names in enumerate(LAYERS) for name in names}

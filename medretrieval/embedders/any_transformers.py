@@ -16,6 +16,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +29,12 @@ from medretrieval.embedders.base import TorchEmbedder
 from medretrieval.embedders.checkpoint import identity_of, read_tensors, weights_file
 from medretrieval.embedders.compute import Compute
 from medretrieval.embedders.options import chosen
+from medretrieval.embedders.patches import (
+    FeatureMaps,
+    of_channels_first,
+    of_tokens,
+    pools_by_mean,
+)
 from medretrieval.embedders.preprocessor_config import described_preprocessing, read_json
 from medretrieval.embedders.rows.common import WEIGHT_FILES
 from medretrieval.embedders.spec import (
@@ -58,6 +65,9 @@ _REFUSED: Mapping[str, str] = {
     "timm_wrapper": "it is a model of timm; name it with timm:",
     "timm_backbone": "it is a model of timm; name it with timm:",
 }
+
+# Class token, distillation token and registers.
+MOST_OTHERS = 16
 
 _CLASS_TOKENS = ("cls_token", "class_embedding")
 
@@ -157,6 +167,22 @@ class AnyTransformer(TorchEmbedder):
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         return _feature(self.network(pixel_values=pixels), _said(self.spec))
+
+    @cached_property
+    def mean_pooled(self) -> bool:
+        return pools_by_mean(self)
+
+    def feature_maps(self, pixels: torch.Tensor) -> FeatureMaps:
+        network: Any = self.network
+        states: torch.Tensor = network(pixel_values=pixels).last_hidden_state
+        size = self.spec.input_size
+        if states.ndim == 4:
+            return of_channels_first(states, size)
+        patch = getattr(network.config, "patch_size", None)
+        # Of networks that merge patches the tokens are fewer; others have detections at the end.
+        patches = (size // patch) ** 2 if isinstance(patch, int) else -1
+        fits = 0 <= states.shape[1] - patches <= MOST_OTHERS and patches > 0
+        return of_tokens(states, self.spec.name, input_size=size, patch=patch if fits else None)
 
 
 def _said(spec: EmbedderSpec) -> str:

@@ -12,10 +12,11 @@ import torch
 from numpy.typing import NDArray
 
 from medretrieval.embedders.compute import DEFAULT_COMPUTE, Compute
+from medretrieval.embedders.patches import FeatureMaps, no_patches, patch_features
 from medretrieval.embedders.preprocess import check_picture, prepare
 from medretrieval.embedders.spec import EmbedderSpec
 from medretrieval.errors import InputError, UsageError
-from medretrieval.types import EmbedderIdentity
+from medretrieval.types import EmbedderIdentity, PatchFeatures
 
 # Features that are computed in bfloat16 and have a lower cosine to themselves are other features.
 KEPT = 0.999
@@ -101,6 +102,28 @@ class TorchEmbedder:
         chunks = [images[i : i + self.pass_size] for i in range(0, len(images), self.pass_size)]
         features = list(self._workers.map(self._features, chunks))
         return unit_rows(np.concatenate(features or [np.empty((0, self.spec.dim), np.float32)]))
+
+    @property
+    def mean_pooled(self) -> bool:
+        """Whether `forward` is the mean of what `feature_maps` gives."""
+        return False
+
+    def feature_maps(self, pixels: torch.Tensor) -> FeatureMaps:
+        """(n, 3, S, S) float32, normalised -> the features of the parts of n pictures.
+
+        Raises:
+            UnavailableError: this network has none that can be told apart.
+        """
+        raise no_patches(self.spec.name)
+
+    def patches(self, images: Sequence[NDArray[np.uint8]]) -> PatchFeatures:
+        """The features of the parts of n >= 1 pictures, (n, rows, columns, c) and where they lie.
+
+        Raises:
+            UnavailableError: this network has none that can be told apart.
+            InputError: as `embed_batch`.
+        """
+        return patch_features(self, images)
 
     @property
     def batch_size(self) -> int:

@@ -12,6 +12,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from medretrieval.embedders.base import TorchEmbedder
 from medretrieval.embedders.checkpoint import identity_of, load_exactly, read_tensors, weights_file
 from medretrieval.embedders.compute import Compute
+from medretrieval.embedders.patches import FeatureMaps, of_channels_first
 from medretrieval.embedders.spec import EmbedderSpec
 
 
@@ -38,11 +39,21 @@ class EfficientNetLite0(TorchEmbedder):
         return cls(spec, network, identity=identity, compute=compute)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return self._last_map(pixels).mean(dim=(2, 3))  # (n, 1280, 7, 7) -> (n, 1280)
+
+    @property
+    def mean_pooled(self) -> bool:
+        return True
+
+    def feature_maps(self, pixels: torch.Tensor) -> FeatureMaps:
+        return of_channels_first(self._last_map(pixels), self.spec.input_size)
+
+    def _last_map(self, pixels: torch.Tensor) -> torch.Tensor:
         network: Any = self.network
         features: torch.Tensor = network.extract_features(
             pixels.contiguous(memory_format=torch.channels_last)
         )
-        return features.mean(dim=(2, 3))  # (n, 1280, 7, 7) -> (n, 1280)
+        return features
 
 
 def fuse_normalisation(network: Any) -> Any:

@@ -17,6 +17,7 @@ from medretrieval.embedders.checkpoint import (
 )
 from medretrieval.embedders.compute import Compute
 from medretrieval.embedders.options import chosen, section
+from medretrieval.embedders.patches import FeatureMaps, of_tokens
 from medretrieval.embedders.spec import EmbedderSpec
 from medretrieval.embedders.transformers_folder import (
     architecture_of,
@@ -92,15 +93,29 @@ class MedClip(TorchEmbedder):
         return cls(spec, network, identity=identity, compute=compute)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return self._head(self._output(pixels).pooler_output)
+
+    @property
+    def mean_pooled(self) -> bool:
+        return True
+
+    def feature_maps(self, pixels: torch.Tensor) -> FeatureMaps:
+        tokens = self._head(self._output(pixels).last_hidden_state)
+        return of_tokens(tokens, self.spec.name, input_size=self.spec.input_size)
+
+    def _output(self, pixels: torch.Tensor) -> Any:
         network: Any = self.network
         # Mean and deviation are the same for all channels, so luma may be taken after them.
         luma = pixels.new_tensor(_LUMA)[:, None, None]
         grey = (pixels * luma).sum(dim=1, keepdim=True).expand(-1, 3, -1, -1)
-        pooled: torch.Tensor = network["backbone"](pixel_values=grey).pooler_output
+        return network["backbone"](pixel_values=grey)
+
+    def _head(self, features: torch.Tensor) -> torch.Tensor:
+        network: Any = self.network
         if not _projected(self.spec):
-            return pooled
-        features: torch.Tensor = network["projection"](pooled)
-        return features
+            return features
+        projected: torch.Tensor = network["projection"](features)
+        return projected
 
 
 def _projected(spec: EmbedderSpec) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from medretrieval.embedders.checkpoint import (
 )
 from medretrieval.embedders.compute import Compute
 from medretrieval.embedders.options import chosen, section, whole, wrong
+from medretrieval.embedders.patches import FeatureMaps, of_channels_first, pools_by_mean
 from medretrieval.embedders.preprocessor_config import read_json
 from medretrieval.embedders.rows.common import OPEN_CLIP
 from medretrieval.embedders.rows.contrastive import (
@@ -39,6 +41,7 @@ from medretrieval.embedders.rows.contrastive import (
     PROJECTED,
 )
 from medretrieval.embedders.spec import NOT_PINNED, EmbedderSpec
+from medretrieval.embedders.timm_models import maps_of
 from medretrieval.errors import InputError, UnavailableError, UsageError, unknown_name
 from medretrieval.folders import weights_dir
 
@@ -110,6 +113,32 @@ class OpenClipImage(TorchEmbedder):
         out: Any = network["visual"](pixels)
         features: torch.Tensor = out[0] if isinstance(out, tuple) else out  # CoCa adds tokens
         return features
+
+    @cached_property
+    def mean_pooled(self) -> bool:
+        return pools_by_mean(self)
+
+    def feature_maps(self, pixels: torch.Tensor) -> FeatureMaps:
+        network: Any = self.network
+        tower, size = network["visual"], self.spec.input_size
+        if isinstance(tower, TimmModel):
+            maps = maps_of(tower.trunk, pixels, self.spec)
+            head = list(tower.head.children())
+            # Parts are projected where that is linear: a dropout, which does nothing, and a layer.
+            linear = all(isinstance(m, (torch.nn.Dropout, torch.nn.Linear)) for m in head)
+            return maps._replace(features=tower.head(maps.features)) if linear else maps
+        if not isinstance(tower, VisionTransformer):
+            (features,) = tower.forward_intermediates(pixels, indices=1, intermediates_only=True)[
+                "image_intermediates"
+            ]
+            return of_channels_first(features, size)
+        plain = tower.attn_pool is None
+        (tokens,) = tower.forward_intermediates(
+            pixels, indices=1, normalize_intermediates=plain, intermediates_only=True
+        )["image_intermediates"]
+        maps = FeatureMaps(tokens.permute(0, 2, 3, 1), tokens.shape[2] * tower.patch_size[0])
+        projected = plain and tower.proj is not None
+        return maps._replace(features=maps.features @ tower.proj) if projected else maps
 
 
 def build_tower(spec: EmbedderSpec) -> torch.nn.Module:

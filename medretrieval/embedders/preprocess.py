@@ -75,16 +75,43 @@ def resize(picture: NDArray[np.uint8], spec: EmbedderSpec) -> NDArray[np.uint8]:
         image = image.resize((width, height), _RESAMPLING[spec.interpolation])
     if spec.resize not in CROPPING:
         return np.asarray(image)
-    half = round if spec.crop_rounding == "even" else int
-    top, left = half((height - spec.input_size) / 2), half((width - spec.input_size) / 2)
+    top, left = _centre(height, width, spec)
     return np.asarray(image)[top : top + spec.input_size, left : left + spec.input_size]
+
+
+def seen_box(height: int, width: int, spec: EmbedderSpec) -> tuple[float, float, float, float]:
+    """Which rectangle of a picture the network's input shows: the inverse of `resize`.
+
+    Returns:
+        (top, left, bottom, right) in pixels of the picture, where pixel (0, 0) reaches from 0 to 1.
+        Smaller than the picture where that is cropped, larger where it is padded.
+    """
+    if spec.resize == "pad-centre":
+        side, top, left = _square(height, width, spec.input_size)
+        return -top, -left, side - top, side - left
+    rows, columns = resized_shape(height, width, spec)
+    top, left = _centre(rows, columns, spec) if spec.resize in CROPPING else (0, 0)
+    down, across = height / rows, width / columns  # pixels of the picture for one of the input
+    bottom, right = top + spec.input_size, left + spec.input_size
+    return top * down, left * across, bottom * down, right * across
+
+
+def _centre(height: int, width: int, spec: EmbedderSpec) -> tuple[int, int]:
+    """First row and column of the centre that is cut out of a resized picture."""
+    half = round if spec.crop_rounding == "even" else int
+    return half((height - spec.input_size) / 2), half((width - spec.input_size) / 2)
+
+
+def _square(height: int, width: int, at_least: int) -> tuple[int, int, int]:
+    """Side of the square that a picture is put into, and the picture's first row and column."""
+    side = max(height, width, at_least)
+    return side, (side - height) // 2, (side - width) // 2
 
 
 def _centred(picture: NDArray[np.uint8], at_least: int) -> NDArray[np.uint8]:
     """`picture` in the middle of a black square, rounded to the top and the left."""
     height, width = picture.shape[:2]
-    side = max(height, width, at_least)
-    top, left = (side - height) // 2, (side - width) // 2
+    side, top, left = _square(height, width, at_least)
     square = np.zeros((side, side, *picture.shape[2:]), dtype=np.uint8)
     square[top : top + height, left : left + width] = picture
     return square

@@ -34,6 +34,7 @@ from medretrieval.embedders.checkpoint import (
 )
 from medretrieval.embedders.compute import Compute
 from medretrieval.embedders.options import wholes
+from medretrieval.embedders.patches import FeatureMaps, of_channels_first
 from medretrieval.embedders.spec import EmbedderSpec
 from medretrieval.errors import UsageError
 
@@ -115,6 +116,18 @@ class ResNet(TorchEmbedder):
         features: torch.Tensor = self.network(pixels.contiguous(memory_format=torch.channels_last))
         return features
 
+    @property
+    def mean_pooled(self) -> bool:
+        return True
+
+    def feature_maps(self, pixels: torch.Tensor) -> FeatureMaps:
+        network: Any = self.network
+        maps = pixels.contiguous(memory_format=torch.channels_last)
+        # As torchvision's forward, up to the pooling.
+        for name in ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4"):
+            maps = getattr(network, name)(maps)
+        return of_channels_first(maps, self.spec.input_size)
+
     @classmethod
     def _translated(cls, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The tensors of the feature under the names that torchvision gives them."""
@@ -143,6 +156,10 @@ class CVNetGlobal(ResNet):
 
     # Of the network that re-ranks, and the copy of the network that training updates slowly.
     unused: ClassVar[tuple[str, ...]] = ("conv2ds.", "cv_learner.", "momentum_network.", "resnet.")
+
+    @property
+    def mean_pooled(self) -> bool:
+        return False
 
     @classmethod
     def _translated(cls, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -25,6 +25,7 @@ from medretrieval.embedders.checkpoint import (
 )
 from medretrieval.embedders.compute import Compute
 from medretrieval.embedders.options import chosen, section
+from medretrieval.embedders.patches import FeatureMaps, of_channels_first
 from medretrieval.embedders.preprocessor_config import preprocessing_of_folder, read_json
 from medretrieval.embedders.spec import CONFIG_FILE, EmbedderSpec
 from medretrieval.embedders.transformers_folder import architecture_of, plain_config, section_of
@@ -87,6 +88,16 @@ class Sam(TorchEmbedder):
         if _has_neck(self.spec):
             return features.mean(dim=(2, 3))  # (n, dim, rows, columns) -> (n, dim)
         return features.mean(dim=(1, 2))  # (n, rows, columns, dim) -> (n, dim)
+
+    @property
+    def mean_pooled(self) -> bool:
+        return True
+
+    def feature_maps(self, pixels: torch.Tensor) -> FeatureMaps:
+        features: torch.Tensor = self.network(pixels).last_hidden_state
+        if _has_neck(self.spec):
+            return of_channels_first(features, self.spec.input_size)
+        return FeatureMaps(features, self.spec.input_size)
 
 
 def encoder_tensors(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

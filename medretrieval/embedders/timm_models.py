@@ -10,6 +10,7 @@ import difflib
 import math
 import sys
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, get_args
 
@@ -25,6 +26,13 @@ from medretrieval.embedders.checkpoint import (
 )
 from medretrieval.embedders.compute import Compute
 from medretrieval.embedders.options import chosen, section
+from medretrieval.embedders.patches import (
+    FeatureMaps,
+    no_patches,
+    of_channels_first,
+    of_tokens,
+    pools_by_mean,
+)
 from medretrieval.embedders.rows.common import TIMM, WEIGHT_FILES
 from medretrieval.embedders.spec import NOT_PINNED, EmbedderSpec, Interpolation, Resize
 from medretrieval.errors import UsageError, unknown_name
@@ -85,6 +93,13 @@ class TimmModel(TorchEmbedder):
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         features: torch.Tensor = self.network(pixels)
         return features
+
+    @cached_property
+    def mean_pooled(self) -> bool:
+        return pools_by_mean(self)
+
+    def feature_maps(self, pixels: torch.Tensor) -> FeatureMaps:
+        return maps_of(self.network, pixels, self.spec)
 
     @classmethod
     def _projects(cls, spec: EmbedderSpec) -> bool:
@@ -184,6 +199,37 @@ class Ark(SwinTransformer):
         if self._projects(self.spec):
             features = network.projector(features)
         return features
+
+    def feature_maps(self, pixels: torch.Tensor) -> FeatureMaps:
+        network: Any = self.network
+        maps = super().feature_maps(pixels)
+        if self._projects(self.spec) and isinstance(network.projector, torch.nn.Linear):
+            return maps._replace(features=network.projector(maps.features))
+        return maps
+
+
+def maps_of(network: Any, pixels: torch.Tensor, spec: EmbedderSpec) -> FeatureMaps:
+    """What a network of timm gives before its head, whatever the order of its axes.
+
+    Raises:
+        UnavailableError: it is no grid.
+    """
+    features: torch.Tensor = network.forward_features(pixels)
+    width = network.num_features
+    if features.ndim == 4 and features.shape[1] == width != features.shape[3]:
+        return of_channels_first(features, spec.input_size)
+    if features.ndim == 4 and features.shape[3] == width:
+        return FeatureMaps(features, spec.input_size)
+    if features.ndim != 3 or features.shape[2] != width:
+        raise no_patches(spec.name, f"it gives features of shape {tuple(features.shape[1:])}")
+    if isinstance(getattr(network, "norm", None), torch.nn.Identity):
+        # The last layer norm then is that of the pooled feature.
+        features = getattr(network, "fc_norm", torch.nn.Identity())(features)
+    tokens = features[:, getattr(network, "num_prefix_tokens", 0) :]
+    # Exact for networks that keep their patches; those that merge them have no size to go by.
+    stride = getattr(getattr(network, "patch_embed", None), "patch_size", (0,))[0]
+    kept = stride > 0 and tokens.shape[1] == (spec.input_size // stride) ** 2
+    return of_tokens(tokens, spec.name, input_size=spec.input_size, patch=stride if kept else None)
 
 
 def describe(reference: str, local: Path | None = None) -> EmbedderSpec:

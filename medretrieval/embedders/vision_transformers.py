@@ -10,6 +10,7 @@ import torch
 import transformers
 
 from medretrieval.embedders.options import chosen
+from medretrieval.embedders.patches import FeatureMaps, of_channels_first, of_tokens
 from medretrieval.embedders.spec import EmbedderSpec
 from medretrieval.embedders.transformers_folder import FolderEmbedder
 from medretrieval.errors import InputError
@@ -21,8 +22,21 @@ class VisionTransformer(FolderEmbedder):
     any_input_size: ClassVar[bool] = False
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return self._tokens(pixels)[:, 0]  # (n, tokens, dim) -> (n, dim)
+
+    def feature_maps(self, pixels: torch.Tensor) -> FeatureMaps:
+        network: Any = self.network
+        return of_tokens(
+            self._tokens(pixels),
+            self.spec.name,
+            input_size=self.spec.input_size,
+            patch=network.config.patch_size,
+        )
+
+    def _tokens(self, pixels: torch.Tensor) -> torch.Tensor:
+        """(n, tokens, dim), those of the patches last."""
         tokens: torch.Tensor = self.network(pixel_values=pixels).last_hidden_state
-        return tokens[:, 0]  # (n, tokens, dim) -> (n, dim)
+        return tokens
 
     @classmethod
     def _check_input(cls, config: Any, spec: EmbedderSpec, folder: Path) -> None:
@@ -99,14 +113,14 @@ class ViTMAE(VisionTransformer):
         config.mask_ratio = 0.0
         return config
 
-    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+    def _tokens(self, pixels: torch.Tensor) -> torch.Tensor:
         config: Any = self.network.config
         patches = (self.spec.input_size // config.patch_size) ** 2
         noise = torch.arange(patches, dtype=torch.float32, device=pixels.device)
         tokens: torch.Tensor = self.network(
             pixel_values=pixels, noise=noise.expand(len(pixels), -1)
         ).last_hidden_state
-        return tokens[:, 0]  # (n, 1 + patches, dim) -> (n, dim)
+        return tokens  # (n, 1 + patches, dim)
 
 
 class _Tower(VisionTransformer):
@@ -163,6 +177,17 @@ class Clip(_Tower):
         )
         return features
 
+    def _tokens(self, pixels: torch.Tensor) -> torch.Tensor:
+        # What is done to the class token is done to the others: they stay in the same space.
+        network: Any = self.network
+        if not _projected(self.spec):
+            tokens: torch.Tensor = network.post_layernorm(super()._tokens(pixels))
+            return tokens
+        inside = network.vision_model
+        states = inside(pixel_values=pixels).last_hidden_state
+        projected: torch.Tensor = network.visual_projection(inside.post_layernorm(states))
+        return projected
+
 
 class Siglip(_Tower):
     """SigLIP's vision transformer: its attention pooling, which is the space shared with texts."""
@@ -218,6 +243,20 @@ class ResNet(FolderEmbedder):
             return pooled.flatten(1)
         logits: torch.Tensor = output.logits
         return logits.softmax(dim=-1) if head == "probabilities" else logits
+
+    @property
+    def mean_pooled(self) -> bool:
+        return _resnet_head(self.spec) != "probabilities"
+
+    def feature_maps(self, pixels: torch.Tensor) -> FeatureMaps:
+        network: Any = self.network
+        pooled = _resnet_head(self.spec) == "pooled"
+        states = (network if pooled else network.resnet)(pixel_values=pixels).last_hidden_state
+        maps = of_channels_first(states, self.spec.input_size)
+        if pooled:
+            return maps
+        # A linear layer of a mean is the mean of the layer; the softmax after it is not.
+        return maps._replace(features=network.classifier[-1](maps.features))
 
 
 def _projected(spec: EmbedderSpec) -> bool:

@@ -11,33 +11,46 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from medretrieval.index.builder import build
     from medretrieval.index.cases import Case
-    from medretrieval.index.faiss_backend import KINDS
     from medretrieval.index.folder import cases_from_folder
+    from medretrieval.index.group import IndexGroup, open_group, open_stores
+    from medretrieval.index.kinds import KINDS
     from medretrieval.index.manifest import Manifest
+    from medretrieval.index.merging import merge
+    from medretrieval.index.ray_engine import RayEngine
     from medretrieval.index.store import IndexStore, open_store, pseudonym
     from medretrieval.index.tabular import cases_from_table
 
 _MODULES = {
     "Case": "cases",
+    "IndexGroup": "group",
     "IndexStore": "store",
-    "KINDS": "faiss_backend",
+    "KINDS": "kinds",
     "Manifest": "manifest",
+    "RayEngine": "ray_engine",
     "build": "builder",
     "cases_from_folder": "folder",
     "cases_from_table": "tabular",
+    "merge": "merging",
+    "open_group": "group",
     "open_store": "store",
+    "open_stores": "group",
     "pseudonym": "store",
 }
 
 __all__ = [
     "KINDS",
     "Case",
+    "IndexGroup",
     "IndexStore",
     "Manifest",
+    "RayEngine",
     "build",
     "cases_from_folder",
     "cases_from_table",
+    "merge",
+    "open_group",
     "open_store",
+    "open_stores",
     "pseudonym",
 ]
 

@@ -3,31 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from medretrieval import __version__
-from medretrieval.errors import InputError, MedRetrievalError, UsageError
-from medretrieval.index.cases import Case, check_cases
-from medretrieval.index.faiss_backend import resolve_parameters
+from medretrieval.errors import InputError, UsageError
+from medretrieval.imaging import check_crop
+from medretrieval.index.cases import Case, attribute_names, check_cases
+from medretrieval.index.embedding import Engine, Job, embed_cases
+from medretrieval.index.kinds import check_parameters
 from medretrieval.index.manifest import canonical
 from medretrieval.index.publish import (
     Description,
+    blocks_of_cases,
     check_output,
     move_into_place,
     recover,
     write_index,
 )
-from medretrieval.index.stream import Ready, SliceStream, StoredSlice, Unreadable
 from medretrieval.index.table import MAX_TEXT, SHARD_BYTES
 from medretrieval.index.vocabulary import Vocabulary
-from medretrieval.index.workspace import DoneCase, Workspace, writing
+from medretrieval.index.workspace import Workspace, writing
 from medretrieval.types import (
     UNKNOWN,
     Embedder,
@@ -37,10 +33,6 @@ from medretrieval.types import (
     no_progress,
 )
 
-logger = logging.getLogger(__name__)
-
-DEFAULT_BATCH = 32
-_NORM_TOLERANCE = 1e-3
 _LISTED = 20
 
 
@@ -60,6 +52,8 @@ def build(
     force: bool = False,
     skip_bad: bool = False,
     shard_bytes: int = SHARD_BYTES,
+    part: tuple[int, int] | None = None,
+    engine: Engine = embed_cases,
     progress: Progress = no_progress,
 ) -> Path:
     """Build an index folder.
@@ -76,7 +70,8 @@ def build(
             a volume a single row: its picture and mask are of the slice with the most structures
             (of several the one nearest to the middle, which it is without a mask), its labels are
             those of the whole volume.
-        index_kind, index_parameters: see `medretrieval.index.KINDS`.
+        index_kind, index_parameters: see `medretrieval.index.KINDS`; "auto" chooses by the number
+            of rows. Settings that are not given are worked out from the size of the index.
         name: of the index; also keys the pseudonyms of the patients.
         license: Hub identifier of the licence of the images, for the card.
         source: where the images come from, in words, for the card.
@@ -85,6 +80,10 @@ def build(
         force: replace an index at `out`; the old one is removed when the new one is in place.
         skip_bad: leave out cases that cannot be read, and count them in the manifest.
         shard_bytes: size after which another parquet file is begun.
+        part: (i, n) builds the i-th of n contiguous blocks of the cases, i from 1. Each part can be
+            built on another machine; `medretrieval.index.merge` of all parts in order equals the
+            build of all cases.
+        engine: what embeds the cases: this process, or a `medretrieval.index.RayEngine`.
         progress: called with finished cases, number of cases, and what is going on.
 
     Returns:
@@ -92,7 +91,7 @@ def build(
 
     Raises:
         UsageError: `out` exists, another build of it is running, unknown kind or parameter, an
-            embedder that does what its identity does not say.
+            embedder that does what its identity does not say, more parts than cases.
         InputError: no cases, repeated names, cases that cannot be read (all of them are listed,
             after all others are done, so that the next start only does what was missing).
         MedRetrievalError: the disk is full or cannot be written.
@@ -101,16 +100,21 @@ def build(
     if out.name in ("", ".."):
         out = out.resolve()
     _check_text(name=name, license=license, source=source, split=split or UNKNOWN)
-    parameters = resolve_parameters(index_kind, index_parameters)
     cases = check_cases(cases)
     identity = canonical(embedder.identity)
+    check_parameters(index_kind, index_parameters, dim=identity.dim)
     _check_unit(embedder)
+    _check_crop(slices, embedder)
+    # Of all cases, so that every part gives a structure the same value.
     known = Vocabulary(case.label_names for case in cases)
+    attributes = attribute_names(cases)
+    cases = cases if part is None else block_of(cases, part)
     settings = {
         "version": __version__,
         "embedder": dataclasses.asdict(identity),
         "slices": dataclasses.asdict(slices),
         "vocabulary": {str(value): label for value, label in known.names().items()},
+        **({} if part is None else {"part": list(part)}),
     }
     with writing(out):
         check_output(out, force=force)
@@ -119,8 +123,24 @@ def build(
             recover(out)
             check_output(out, force=force)  # another build may have finished since
         known.restore(workspace.names)
-        run = _Run(cases, workspace, known, embedder, progress)
-        bad = run.embed_all(slices)
+        wanted = [number for number, case in enumerate(cases) if case.key not in workspace]
+        units = f"{embedder.identity.unit}s"
+
+        def report(finished: int, embedded: int) -> None:
+            done = len(cases) - len(wanted) + finished
+            progress(done, len(cases), f"cases, {embedded} {units} embedded")
+
+        bad = engine(
+            Job(
+                cases=cases,
+                wanted=wanted,
+                embedder=embedder,
+                policy=slices,
+                vocabulary=known,
+                save=workspace.write,
+                report=report,
+            )
+        )
         good = [case for number, case in enumerate(cases) if number not in bad]
         if bad and (not skip_bad or not good):
             raise InputError(_list_bad(cases, bad, can_skip=bool(good)))
@@ -130,26 +150,46 @@ def build(
             embedder=identity,
             slices=slices,
             index_kind=index_kind,
-            index_parameters=parameters,
+            index_parameters=index_parameters or {},
             dtype="float16" if float16 else "float32",
             license=license,
             source=source,
             split=split,
             skipped=len(bad),
+            part=None if part in (None, (1, 1)) else "{}/{}".format(*part),
+            attributes=attributes,
         )
         with writing(out):
             write_index(
                 workspace.stage,
-                good,
-                workspace,
+                blocks_of_cases(good, workspace, known.names(), name),
                 known.names(),
                 description,
+                total=sum(workspace.rows(case.key) for case in good),
                 shard_bytes=shard_bytes,
+                progress=progress,
             )
             move_into_place(workspace.stage, out)
         workspace.remove()
     progress(len(cases), len(cases), "done")
     return out
+
+
+def block_of(cases: Sequence[Case], part: tuple[int, int]) -> list[Case]:
+    """Return the cases of part (i, n): the i-th of n contiguous blocks, as equal as they can be.
+
+    Raises:
+        UsageError: no such part, or more parts than cases.
+    """
+    number, parts = part
+    if not 1 <= number <= parts:
+        raise UsageError(f"part {number}/{parts} does not exist; the parts are 1/{parts} and on")
+    if parts > len(cases):
+        raise UsageError(
+            f"{len(cases)} cases cannot be divided into {parts} parts; choose at most as many "
+            "parts as there are cases"
+        )
+    return list(cases[(number - 1) * len(cases) // parts : number * len(cases) // parts])
 
 
 def _check_unit(embedder: Embedder | VolumeEmbedder) -> None:
@@ -160,6 +200,15 @@ def _check_unit(embedder: Embedder | VolumeEmbedder) -> None:
             f"the identity of embedder {embedder.identity.name} says that it embeds a {unit} at a "
             f'time, but it has no {method}; one of whole volumes says "unit": "volume" in its '
             "preprocessing"
+        )
+
+
+def _check_crop(slices: SlicePolicy, embedder: Embedder | VolumeEmbedder) -> None:
+    check_crop(slices.crop)
+    if embedder.identity.unit == "volume" and slices.crop != "none":
+        raise UsageError(
+            f"crop is {slices.crop!r}, but the embedder {embedder.identity.name} embeds whole "
+            "volumes, not slices; leave the crop out"
         )
 
 
@@ -183,128 +232,3 @@ def _list_bad(cases: Sequence[Case], bad: Mapping[int, str], *, can_skip: bool) 
     return "\n".join(
         [f"{len(bad)} of {len(cases)} cases cannot be used:", *lines, f"Nothing written: {advice}"]
     )
-
-
-class _Run:
-    """One pass over the cases that are not finished yet."""
-
-    def __init__(
-        self,
-        cases: Sequence[Case],
-        workspace: Workspace,
-        vocabulary: Vocabulary,
-        embedder: Embedder | VolumeEmbedder,
-        progress: Progress,
-    ) -> None:
-        self._cases = cases
-        self._workspace = workspace
-        self._vocabulary = vocabulary
-        self._embedder: Any = embedder
-        self._progress = progress
-        self._whole = embedder.identity.unit == "volume"
-        batch_size = 1 if self._whole else getattr(embedder, "batch_size", DEFAULT_BATCH)
-        self._batch_size = max(1, int(batch_size))
-        self._batch: list[Ready] = []
-        self._open: dict[int, list[tuple[StoredSlice, NDArray[np.float32]]]] = {}
-        self._bad: dict[int, str] = {}
-        self._finished = 0
-        self._embedded = 0
-        self._saving: Future[None] | None = None
-
-    def embed_all(self, policy: SlicePolicy) -> dict[int, str]:
-        """Embed and store every case that is not stored yet; return the bad ones with reasons."""
-        wanted = [n for n, case in enumerate(self._cases) if case.key not in self._workspace]
-        self._finished = len(self._cases) - len(wanted)
-        self._report()
-        # What is written to the disk is one batch behind what is embedded, never more.
-        with (
-            ThreadPoolExecutor(1, thread_name_prefix="medretrieval-save") as saver,
-            SliceStream(
-                self._cases,
-                wanted,
-                policy=policy,
-                vocabulary=self._vocabulary,
-                # Slices are small; of whole volumes one waits.
-                depth=1 if self._whole else 2 * self._batch_size,
-                whole=self._whole,
-            ) as stream,
-        ):
-            for item in stream:
-                if isinstance(item, Unreadable):
-                    self._reject(item.case, item.reason)
-                elif item.case not in self._bad:
-                    self._batch.append(item)
-                    if len(self._batch) == self._batch_size:
-                        self._embed(saver)
-            if self._batch:
-                self._embed(saver)
-            self._wait()
-        return self._bad
-
-    def _reject(self, number: int, reason: str) -> None:
-        logger.warning("case %s cannot be used: %s", self._cases[number].volume_id, reason)
-        self._bad[number] = reason
-        self._open.pop(number, None)
-        self._batch = [item for item in self._batch if item.case != number]
-        self._finished += 1
-        self._report()
-
-    def _embed(self, saver: ThreadPoolExecutor) -> None:
-        batch, self._batch = self._batch, []
-        try:
-            vectors = self._vectors(batch)
-        except InputError as error:
-            if not self._whole:
-                raise  # a slice that was made here is always a picture
-            self._reject(batch[0].case, str(error))
-            return
-        expected = (len(batch), self._embedder.identity.dim)
-        if vectors.shape != expected or vectors.dtype.kind != "f":
-            raise MedRetrievalError(
-                f"embedder {self._embedder.identity.name} gave an array of shape {vectors.shape} "
-                f"and type {vectors.dtype}, expected {expected} of floating point"
-            )
-        norms = np.linalg.norm(vectors.astype(np.float64), axis=1)
-        done: list[DoneCase] = []
-        for item, vector, norm in zip(batch, vectors, norms, strict=True):
-            if item.case in self._bad:
-                continue
-            if not abs(norm - 1) <= _NORM_TOLERANCE:
-                what = "it" if self._whole else f"slice {item.stored.slice_index}"
-                self._reject(item.case, f"{what} has no embedding of length 1 ({norm:.3g})")
-                continue
-            rows = self._open.setdefault(item.case, [])
-            rows.append((item.stored, vector.astype(np.float32)))
-            if item.last:
-                done.append(self._complete(item))
-        self._embedded += len(batch)
-        self._wait()
-        if done:
-            names = self._vocabulary.names()
-            self._saving = saver.submit(self._workspace.write, done, names)
-            self._finished += len(done)
-        self._report()
-
-    def _vectors(self, batch: Sequence[Ready]) -> NDArray[Any]:
-        if not self._whole:
-            return np.asarray(self._embedder.embed_batch([item.picture for item in batch]))
-        return np.stack([self._embedder.embed_volume(item.volume) for item in batch])
-
-    def _complete(self, item: Ready) -> DoneCase:
-        rows = self._open.pop(item.case)
-        return DoneCase(
-            key=self._cases[item.case].key,
-            modality=item.modality,
-            slices=[stored for stored, _ in rows],
-            embeddings=np.stack([vector for _, vector in rows]),
-        )
-
-    def _wait(self) -> None:
-        saving, self._saving = self._saving, None
-        if saving is not None:
-            saving.result()
-
-    def _report(self) -> None:
-        units = "volumes" if self._whole else "slices"
-        message = f"cases, {self._embedded} {units} embedded"
-        self._progress(self._finished, len(self._cases), message)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 
 from medretrieval.index.manifest import Manifest
+from medretrieval.index.search_entry import EXACT_KINDS
 from medretrieval.types import RESEARCH_ONLY
 
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
@@ -78,7 +79,7 @@ def _body(m: Manifest) -> str:
         skipped = f"\n{counts.skipped} volumes of the source could not be read and were left out.\n"
     faiss = (
         "| `index.faiss` | search structure, derived: it is made again where it is absent |\n"
-        if m.index_kind != "flat"
+        if m.index_kind not in EXACT_KINDS
         else ""
     )
     row = "a slice: image and mask as PNG, volume, position, spacing, labels"
@@ -105,14 +106,14 @@ Images: **{_plain(m.source)}**.
 | annotated slices | {counts.annotated_slices} |
 | modality (slices) | {_counted(m.modalities)} |
 | region (slices) | {_counted(m.regions)} |
-| split | {_plain(m.split or "not given")} |
+| split | {_plain(m.split or "not given")} |{_part(m)}
 | source | {_plain(m.source)} |
 | license | {_plain(m.license)} |
 {skipped}
 {_labels(m)}
 | file | content |
 |---|---|
-| `slices/*.parquet` | one row {row} |
+| `slices/*.parquet` | one row {row}{_extra(m)} |
 | `embeddings/*.safetensors` | a {m.dtype} unit vector of length {m.dim} for each row |
 | `manifest.json` | settings, counts, vocabulary, sha256 of every file |
 {faiss}
@@ -125,7 +126,7 @@ Images: **{_plain(m.source)}**.
 - {made}: axis `{m.slices.axis}`, intensity policy `{m.slices.window}`, at most
   {m.slices.max_side} pixels a side. Images are 8-bit renderings by that policy, not the original
   intensities.
-- Search: {kind}, cosine similarity.
+- Search: {kind}, cosine similarity.{_found(m)}
 
 ## How to load it
 
@@ -155,12 +156,36 @@ print(slices[0]["image"], slices[0]["mask"], slices[0]["labels"])
 
 - {RESEARCH_ONLY} A similar image does not mean a similar finding.
 - `patient_id` is a keyed hash: a pseudonym, not an anonymisation. Whoever knows an identifier can
-  compute its hash. `volume_id` and the labels are stored as they were given, and the pixels as they
-  were rendered: whether they identify a person was not checked.
+  compute its hash. `volume_id`, the labels{_and_extra(m)} are stored as they were given, and the
+  pixels as they were rendered: whether they identify a person was not checked.
 - Scores compare images as the embedder sees them. They are not probabilities.
 - A mask of zeros says that nothing was annotated on the slice; no mask (null) says that the case
   has no annotation. Masks are as good as the annotations they come from.
 """
+
+
+def _part(m: Manifest) -> str:
+    return f"\n| part | {m.part.replace('/', ' of ')}, to be merged |" if m.part else ""
+
+
+def _found(m: Manifest) -> str:
+    """What is to be known of the search beside its kind, each on a line of its own."""
+    lines = [] if m.index_reason is None else [f"Chosen by size: {_plain(m.index_reason)}."]
+    if m.index_kind in EXACT_KINDS:
+        lines.append("It is exact: there is no recall to report.")
+    elif m.recall is not None:
+        r = m.recall
+        lines.append(
+            f"Compared with exact search it finds {r.recall_at_1:.1%} of the most similar slices "
+            f"and {r.recall_at_10:.1%} of the ten most similar ({r.queries} queries)."
+        )
+        if r.first_volume is not None and r.first_5_volumes is not None:
+            lines.append(
+                f"The first volume is the same for {r.first_volume:.0%} of {r.volumes} query "
+                f"volumes, and {r.first_5_volumes:.0%} of the first five are found."
+            )
+        lines.append(f"How this was measured: {_plain(r.how)}.")
+    return "".join(f"\n  {line}" for line in lines)
 
 
 def _labels(m: Manifest) -> str:
@@ -174,6 +199,15 @@ def _labels(m: Manifest) -> str:
     more = len(m.label_counts) - _LISTED
     rest = f"\nand {more} more; `manifest.json` lists all.\n" if more > 0 else ""
     return "\n".join(["| label | mask value | slices |", "|---|---|---|", *rows, rest])
+
+
+def _extra(m: Manifest) -> str:
+    """The extra columns, for the table of files."""
+    return "".join(f", `{_plain(name)}`" for name in m.attributes)
+
+
+def _and_extra(m: Manifest) -> str:
+    return " and the extra columns" if m.attributes else ""
 
 
 def _counted(names: Mapping[str, int]) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from medretrieval.errors import InputError, UsageError
+from medretrieval.index.columns import MAX_CASE_LABELS, attribute_problem
 from medretrieval.index.table import MAX_TEXT
 from medretrieval.types import UNKNOWN, LabelVolume, Volume
 
@@ -25,6 +26,7 @@ class Case:
         modality: DICOM modality code; "unknown" takes what the volume itself says.
         region: body region.
         labels: labels of the case as a whole, such as "benign".
+        attributes: extra columns by name; stored in clear, empty text where nothing is known.
         label_names: mask value -> name; other values are named by the loaded label volume, else
             "label_<value>".
         load: reads voxels and annotation. Without annotation (None) nothing is known of the
@@ -38,6 +40,7 @@ class Case:
     region: str = UNKNOWN
     labels: tuple[str, ...] = ()
     label_names: Mapping[int, str] = field(default_factory=dict)
+    attributes: Mapping[str, str] = field(default_factory=dict)
     load: Load
     fingerprint: str = ""
 
@@ -49,11 +52,17 @@ class Case:
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
+def attribute_names(cases: Iterable[Case]) -> tuple[str, ...]:
+    """Return the names of the attributes that any case has, in order of first appearance."""
+    return tuple(dict.fromkeys(name for case in cases for name in case.attributes))
+
+
 def check_cases(cases: Iterable[Case]) -> list[Case]:
     """Return the cases as a list, after checking their names.
 
     Raises:
-        InputError: none at all, a repeated volume_id, a name that cannot be stored.
+        InputError: none at all, a repeated volume_id, a name that cannot be stored, more labels
+            or other attributes than an index can have.
     """
     checked: list[Case] = []
     seen: set[str] = set()
@@ -72,6 +81,17 @@ def check_cases(cases: Iterable[Case]) -> list[Case]:
                         f"case {case.volume_id!r}: {what} {value!r} cannot be stored; expected 1 "
                         f"to {MAX_TEXT} printable characters"
                     )
+        for name, text in case.attributes.items():
+            if len(text) > MAX_TEXT or not (text.isprintable() or not text):
+                raise InputError(
+                    f"case {case.volume_id!r}: {name} {text!r} cannot be stored; expected up to "
+                    f"{MAX_TEXT} printable characters"
+                )
+        if len(case.labels) > MAX_CASE_LABELS:
+            raise InputError(
+                f"case {case.volume_id!r} has {len(case.labels)} labels of its own; expected at "
+                f"most {MAX_CASE_LABELS}"
+            )
         if any(value < 1 for value in case.label_names):
             raise InputError(
                 f"case {case.volume_id!r}: label values are 1 or more (0 is background), "
@@ -85,6 +105,9 @@ def check_cases(cases: Iterable[Case]) -> list[Case]:
         checked.append(case)
     if not checked:
         raise InputError("there are no cases to build an index from")
+    problem = attribute_problem(attribute_names(checked))
+    if problem is not None:
+        raise InputError(f"the extra columns of the cases cannot be stored: {problem}")
     return checked
 
 
@@ -98,6 +121,7 @@ def file_case(
     region: str | None = None,
     labels: tuple[str, ...] = (),
     label_names: Mapping[int, str] | None = None,
+    attributes: Mapping[str, str] | None = None,
     channel: int = 0,
     allow_one_slice: bool = False,
 ) -> Case:
@@ -120,6 +144,7 @@ def file_case(
         region=region or UNKNOWN,
         labels=labels,
         label_names=dict(label_names or {}),
+        attributes=dict(attributes or {}),
         load=load,
         fingerprint=json.dumps([channel, _state(path), _state(mask)]),
     )

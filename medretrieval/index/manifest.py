@@ -12,9 +12,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from medretrieval.errors import IndexFormatError
+from medretrieval.index.columns import attribute_problem
+from medretrieval.index.fields import Fields
+from medretrieval.index.search_entry import IndexRequest, RecallReport, read_request
 from medretrieval.types import EmbedderIdentity, SlicePolicy
 
 SCHEMA_VERSION = 1
@@ -23,6 +26,7 @@ CARD = "README.md"
 FAISS_FILE = "index.faiss"
 EMBEDDINGS_FILE = "embeddings/embeddings.safetensors"
 METRIC = "cosine"
+CROPS = ("none", "body")
 DTYPES = ("float32", "float16")
 MAX_MANIFEST_BYTES = 64 << 20
 
@@ -32,9 +36,8 @@ _FILE_NAME = re.compile(
     r"|slices/[A-Za-z0-9][A-Za-z0-9_.-]*\.parquet"
     r"|(embeddings|memories)/[A-Za-z0-9][A-Za-z0-9_.-]*\.safetensors"
 )
+_PART = re.compile(r"([1-9][0-9]{0,5})/([1-9][0-9]{0,5})")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,11 +73,17 @@ class Manifest:
         embedder: the identity of the embedder; only an equal one may be searched with.
         slices: how the slices were made; a query gets the same.
         index_kind, index_parameters: the kind of nearest-neighbour search and its settings.
+        index_reason: why this kind, where it was chosen by the number of rows.
+        index_request: what was asked for, where that is less than kind and all settings; a merge
+            of indexes chooses again by it.
+        recall: how much of an exact search it finds, if it is approximate and this was measured.
         dtype: how embeddings are stored, "float32" or "float16".
         vocabulary: mask value -> name, for the values that occur in the masks.
         label_counts: name -> number of slices that carry it (structures and case labels).
         modalities, regions: name -> number of slices.
         split: which part of the source this is, or None.
+        attributes: names of the extra text columns of slices/*.parquet, in their order.
+        part: "2/8" if this is the second of eight indexes that were built to be merged, or None.
         files: path inside the folder -> size and hash, of every file but the manifest.
     """
 
@@ -94,6 +103,11 @@ class Manifest:
     split: str | None
     medretrieval_version: str
     files: Mapping[str, FileEntry]
+    part: str | None = None
+    attributes: tuple[str, ...] = ()
+    index_reason: str | None = None
+    index_request: IndexRequest | None = None
+    recall: RecallReport | None = None
 
     @property
     def dim(self) -> int:
@@ -110,7 +124,13 @@ class Manifest:
             "dtype": self.dtype,
             "metric": METRIC,
             "normalised": True,
-            "index": {"kind": self.index_kind, "parameters": dict(self.index_parameters)},
+            "index": {
+                "kind": self.index_kind,
+                "parameters": dict(self.index_parameters),
+                **({} if self.index_reason is None else {"reason": self.index_reason}),
+                **({} if self.index_request is None else {"asked": self.index_request.to_json()}),
+            },
+            **({} if self.recall is None else {"recall": self.recall.to_json()}),
             "slices": dataclasses.asdict(self.slices),
             "counts": dataclasses.asdict(self.counts),
             "vocabulary": {str(value): name for value, name in self.vocabulary.items()},
@@ -118,6 +138,8 @@ class Manifest:
             "modalities": dict(self.modalities),
             "regions": dict(self.regions),
             "split": self.split,
+            **({"attributes": list(self.attributes)} if self.attributes else {}),
+            **({} if self.part is None else {"part": self.part}),
             "medretrieval_version": self.medretrieval_version,
             "source": self.source,
             "license": self.license,
@@ -202,7 +224,7 @@ def manifest_from_json(data: Mapping[str, Any], *, where: str = MANIFEST) -> Man
         IndexFormatError: a field is missing, of another type or out of range, or the schema is
             newer; the message names `where` and the field.
     """
-    top = _Fields(data, where)
+    top = Fields(data, where)
     schema = top.get("schema_version", int)
     if schema > SCHEMA_VERSION:
         raise IndexFormatError(
@@ -227,6 +249,7 @@ def manifest_from_json(data: Mapping[str, Any], *, where: str = MANIFEST) -> Man
             axis=slices.get("axis", str),
             window=slices.get("window", str),
             max_side=slices.positive("max_side"),
+            crop=_crop(slices),
         ),
         index_kind=index.get("kind", str),
         index_parameters=index.sub("parameters").counts(),
@@ -241,47 +264,15 @@ def manifest_from_json(data: Mapping[str, Any], *, where: str = MANIFEST) -> Man
         split=None if data.get("split") is None else top.get("split", str),
         medretrieval_version=top.get("medretrieval_version", str),
         files=_files(top.sub("files")),
+        part=_part(top),
+        attributes=_attributes(top),
+        index_reason=index.get("reason", str) if "reason" in index.data else None,
+        index_request=read_request(index.sub("asked")) if "asked" in index.data else None,
+        recall=RecallReport.read(top.sub("recall")) if "recall" in data else None,
     )
 
 
-class _Fields:
-    """Typed access to one JSON object; errors name the file and the field."""
-
-    def __init__(self, data: Mapping[str, Any], where: str) -> None:
-        self.data = data
-        self.where = where
-
-    def wrong(self, key: str, problem: str) -> IndexFormatError:
-        return IndexFormatError(
-            f"{self.where}: {key!r} {problem}; the manifest is damaged or was edited, "
-            "fetch or build the index again"
-        )
-
-    def get(self, key: str, kind: type[T]) -> T:
-        if key not in self.data:
-            raise self.wrong(key, "is missing")
-        value = self.data[key]
-        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            raise self.wrong(key, f"is a {type(value).__name__}, expected {kind.__name__}")
-        return value
-
-    def positive(self, key: str) -> int:
-        value = self.get(key, int)
-        if value < 1:
-            raise self.wrong(key, f"is {value}, expected at least 1")
-        return value
-
-    def sub(self, key: str) -> _Fields:
-        return _Fields(self.get(key, dict), f"{self.where}: {key}")
-
-    def counts(self) -> dict[str, int]:
-        for key in self.data:
-            if self.get(key, int) < 0:
-                raise self.wrong(key, "is negative")
-        return dict(self.data)
-
-
-def _identity(fields: _Fields) -> EmbedderIdentity:
+def _identity(fields: Fields) -> EmbedderIdentity:
     for part in fields.get("name", str).split("+"):
         # Opening an index must not read what its author wants read on this machine.
         kind, _, file = part.strip().partition(":")
@@ -301,7 +292,35 @@ def _identity(fields: _Fields) -> EmbedderIdentity:
     )
 
 
-def _counts(fields: _Fields) -> Counts:
+def _crop(fields: Fields) -> str:
+    if "crop" not in fields.data:
+        return CROPS[0]  # what indexes did that are older than this field
+    crop = fields.get("crop", str)
+    if crop not in CROPS:
+        raise fields.wrong("crop", f"is {crop!r}, expected one of {', '.join(CROPS)}")
+    return crop
+
+
+def _attributes(fields: Fields) -> tuple[str, ...]:
+    names = fields.get("attributes", list) if "attributes" in fields.data else []
+    if not all(isinstance(name, str) for name in names):
+        raise fields.wrong("attributes", "is not a list of names")
+    problem = attribute_problem(names)
+    if problem is not None:
+        raise fields.wrong("attributes", f"cannot be columns: {problem}")
+    return tuple(names)
+
+
+def _part(fields: Fields) -> str | None:
+    if "part" not in fields.data:
+        return None
+    match = _PART.fullmatch(fields.get("part", str))
+    if match is None or int(match[1]) > int(match[2]):
+        raise fields.wrong("part", f"is {fields.data['part']!r}, expected a number of a part, 2/8")
+    return match[0]
+
+
+def _counts(fields: Fields) -> Counts:
     fields.counts()
     counts = Counts(
         volumes=fields.positive("volumes"),
@@ -315,7 +334,7 @@ def _counts(fields: _Fields) -> Counts:
     return counts
 
 
-def _vocabulary(fields: _Fields) -> dict[int, str]:
+def _vocabulary(fields: Fields) -> dict[int, str]:
     names: dict[int, str] = {}
     for key in fields.data:
         name = fields.get(key, str)
@@ -325,7 +344,7 @@ def _vocabulary(fields: _Fields) -> dict[int, str]:
     return names
 
 
-def _files(fields: _Fields) -> dict[str, FileEntry]:
+def _files(fields: Fields) -> dict[str, FileEntry]:
     files: dict[str, FileEntry] = {}
     for path in fields.data:
         if not check_file_name(path):

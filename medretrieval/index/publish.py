@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import logging
 import os
 import shutil
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from medretrieval import __version__
 from medretrieval.errors import UsageError
 from medretrieval.index.card import dataset_card
 from medretrieval.index.cases import Case
-from medretrieval.index.faiss_backend import build_faiss, write_faiss
 from medretrieval.index.manifest import (
     CARD,
     EMBEDDINGS_FILE,
@@ -27,18 +31,24 @@ from medretrieval.index.manifest import (
     Manifest,
     sha256_file,
 )
+from medretrieval.index.searching import make_search
 from medretrieval.index.store import pseudonym
 from medretrieval.index.table import ShardWriter, TableRow
 from medretrieval.index.tensors import EmbeddingWriter, read_embeddings
 from medretrieval.index.workspace import Workspace, sync
-from medretrieval.types import UNKNOWN, EmbedderIdentity, SlicePolicy
+from medretrieval.types import UNKNOWN, EmbedderIdentity, Progress, SlicePolicy, no_progress
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Description:
-    """What a manifest says beside what is counted while writing."""
+    """What a manifest says beside what is counted while writing.
+
+    Attributes:
+        index_kind, index_parameters: as they were asked for: "auto" too, and only settings that
+            were given.
+    """
 
     name: str
     embedder: EmbedderIdentity
@@ -50,63 +60,111 @@ class Description:
     source: str
     split: str | None
     skipped: int
+    part: str | None = None
+    attributes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Block:
+    """Some rows of an index to be, in order; those of a volume follow one another.
+
+    Attributes:
+        rows: with the numbers that they will have.
+        embeddings: (number of rows, dim), written as they are if of the index's dtype.
+        values: mask values that occur in these rows; named by the vocabulary of the index.
+    """
+
+    rows: Sequence[TableRow]
+    embeddings: NDArray[Any]
+    values: Iterable[int]
+
+
+def blocks_of_cases(
+    cases: Iterable[Case], workspace: Workspace, names: Mapping[int, str], index_name: str
+) -> Iterator[Block]:
+    """Yield the rows of finished cases, in the order of `cases`.
+
+    Args:
+        names: mask value -> name, of all values in the finished cases.
+        index_name: keys the pseudonyms of the patients.
+    """
+    numbers = itertools.count()
+    for case in cases:
+        done = workspace.read(case.key)
+        patient = pseudonym(case.patient_id, index_name)
+        rows = [
+            TableRow(
+                row_id=next(numbers),
+                volume_id=case.volume_id,
+                patient_id=patient,
+                modality=done.modality or UNKNOWN,
+                region=case.region,
+                slice_index=piece.slice_index,
+                position_mm=piece.position_mm,
+                spacing=piece.spacing,
+                labels=tuple(dict.fromkeys((*case.labels, *(names[v] for v in piece.values)))),
+                image=piece.image,
+                mask=piece.mask,
+                attributes=case.attributes,
+            )
+            for piece in done.slices
+        ]
+        used = {value for piece in done.slices for value in piece.values}
+        yield Block(rows=rows, embeddings=done.embeddings, values=used)
 
 
 def write_index(
     folder: Path,
-    cases: Sequence[Case],
-    workspace: Workspace,
+    blocks: Iterable[Block],
     names: Mapping[int, str],
     description: Description,
     *,
+    total: int,
     shard_bytes: int,
+    progress: Progress = no_progress,
 ) -> None:
-    """Write a complete index into the empty `folder`, case by case, in the order of `cases`.
+    """Write a complete index into the empty `folder`, block by block.
 
-    The files depend on cases, embeddings and description alone, bit for bit: not on the time, the
-    machine or how often the build was interrupted.
+    The files depend on rows, embeddings and description alone, bit for bit: not on the time, the
+    machine, how often the build was interrupted, or how the rows were cut into blocks. The search
+    structure of a large approximate index is an exception, see `structures.build_hnsw`.
 
     Args:
-        names: mask value -> name, of all values in the finished cases.
+        names: mask value -> name, at least of all values in the blocks.
+        total: number of rows in all blocks.
+        progress: called with what is done of the search structure.
     """
     about = description
     (folder / "slices").mkdir()
     (folder / "embeddings").mkdir()
-    total = sum(workspace.rows(case.key) for case in cases)
     tally = _Tally()
     embeddings = EmbeddingWriter(
         folder / EMBEDDINGS_FILE, rows=total, dim=about.embedder.dim, dtype=about.dtype
     )
-    with embeddings, ShardWriter(folder / "slices", shard_bytes=shard_bytes) as table:
-        for case in cases:
-            done = workspace.read(case.key)
-            embeddings.write(done.embeddings)
-            patient = pseudonym(case.patient_id, about.name)
-            tally.patients.add(patient)
-            for piece in done.slices:
-                structures = (names[value] for value in piece.values)
-                row = TableRow(
-                    row_id=tally.rows,
-                    volume_id=case.volume_id,
-                    patient_id=patient,
-                    modality=done.modality or UNKNOWN,
-                    region=case.region,
-                    slice_index=piece.slice_index,
-                    position_mm=piece.position_mm,
-                    spacing=piece.spacing,
-                    labels=tuple(dict.fromkeys((*case.labels, *structures))),
-                    image=piece.image,
-                    mask=piece.mask,
-                )
+    with (
+        embeddings,
+        ShardWriter(
+            folder / "slices", attributes=about.attributes, shard_bytes=shard_bytes
+        ) as table,
+    ):
+        for block in blocks:
+            embeddings.write(block.embeddings)
+            tally.values.update(block.values)
+            for row in block.rows:
                 table.write(row)
-                tally.add(row, piece.values)
+                tally.add(row)
     vectors = read_embeddings(
         folder / EMBEDDINGS_FILE, rows=total, dim=about.embedder.dim, dtype=about.dtype
     )
-    index = build_faiss(vectors, about.index_kind, about.index_parameters)
-    if index is not None:
-        write_faiss(index, folder / FAISS_FILE)
-    manifest = tally.manifest(about, volumes=len(cases), names=names)
+    search = make_search(
+        vectors,
+        tally.volume_codes(),
+        kind=about.index_kind,
+        given=about.index_parameters,
+        path=folder / FAISS_FILE,
+        progress=progress,
+    )
+    manifest = dataclasses.replace(tally.manifest(about, names=names), **search)
     (folder / CARD).write_text(dataset_card(manifest), encoding="utf-8")
     files = {
         path.relative_to(folder).as_posix(): FileEntry(
@@ -128,21 +186,28 @@ class _Tally:
     def __init__(self) -> None:
         self.rows = 0
         self.annotated = 0
+        self.volumes: dict[str, int] = {}
+        self._codes: list[int] = []
         self.patients: set[str] = set()
         self.values: set[int] = set()
         self.labels: Counter[str] = Counter()
         self.modalities: Counter[str] = Counter()
         self.regions: Counter[str] = Counter()
 
-    def add(self, row: TableRow, values: tuple[int, ...]) -> None:
+    def add(self, row: TableRow) -> None:
         self.rows += 1
         self.annotated += row.mask is not None
-        self.values.update(values)
+        self._codes.append(self.volumes.setdefault(row.volume_id, len(self.volumes)))
+        self.patients.add(row.patient_id)
         self.labels.update(row.labels)
         self.modalities[row.modality] += 1
         self.regions[row.region] += 1
 
-    def manifest(self, about: Description, *, volumes: int, names: Mapping[int, str]) -> Manifest:
+    def volume_codes(self) -> NDArray[np.int32]:
+        """(n,) number of each row's volume."""
+        return np.array(self._codes, np.int32)
+
+    def manifest(self, about: Description, *, names: Mapping[int, str]) -> Manifest:
         return Manifest(
             name=about.name,
             embedder=about.embedder,
@@ -151,7 +216,7 @@ class _Tally:
             index_parameters=about.index_parameters,
             dtype=about.dtype,
             counts=Counts(
-                volumes=volumes,
+                volumes=len(self.volumes),
                 patients=len(self.patients),
                 slices=self.rows,
                 annotated_slices=self.annotated,
@@ -164,6 +229,8 @@ class _Tally:
             license=about.license,
             source=about.source,
             split=about.split,
+            part=about.part,
+            attributes=about.attributes,
             medretrieval_version=__version__,
             files={},
         )

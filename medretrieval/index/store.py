@@ -5,35 +5,34 @@ from __future__ import annotations
 import hashlib
 import logging
 import threading
-from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medretrieval.errors import IndexFormatError, UsageError
+from medretrieval.index.columns import RowMap
 from medretrieval.index.manifest import (
     EMBEDDINGS_FILE,
     FAISS_FILE,
     MANIFEST,
-    FileEntry,
     Manifest,
     read_manifest,
-    sha256_file,
 )
 from medretrieval.index.png import decode_png
+from medretrieval.index.search_entry import EXACT_KINDS
 from medretrieval.index.table import Columns, SliceTable
 from medretrieval.index.tensors import read_embeddings
+from medretrieval.index.verified import Verified, Verify, check_files
 from medretrieval.types import Support
 
 if TYPE_CHECKING:
-    from medretrieval.index.faiss_backend import Searcher
+    from medretrieval.index.searcher import Searcher
 
 logger = logging.getLogger(__name__)
-
-Verify = Literal["full", "sizes"]
 
 
 def pseudonym(patient_id: str, index_name: str) -> str:
@@ -46,15 +45,15 @@ def pseudonym(patient_id: str, index_name: str) -> str:
     return hashlib.blake2b(patient_id.encode(), key=key, digest_size=8).hexdigest()
 
 
-def open_store(path: str | Path, *, verify: Verify = "full", trusted: bool = True) -> IndexStore:
+def open_store(path: str | Path, *, verify: Verify = "changed", trusted: bool = True) -> IndexStore:
     """Open an index folder.
 
     Args:
         path: the folder.
-        verify: "full" hashes every file and looks at every embedding, which reads the whole folder
-            once (about a second per gigabyte); "sizes" compares sizes only and trusts the contents,
-            for large indexes that were checked before. Manifest, rows, counts and the header of the
-            embeddings are checked either way.
+        verify: "changed" hashes every file and looks at every embedding the first time, which reads
+            the whole folder once (about a second per gigabyte), and later only the files that
+            changed since; "full" does it every time; "sizes" compares sizes only and trusts the
+            contents. Manifest, rows, counts and the header of the embeddings are always checked.
         trusted: whether the folder is of this machine's user, or of an allowed source at a pinned
             commit. `index.faiss` of any other is never read (a manipulated one can corrupt the
             memory of the process); it is made again from the embeddings.
@@ -63,22 +62,24 @@ def open_store(path: str | Path, *, verify: Verify = "full", trusted: bool = Tru
         IndexFormatError: not an index, of a newer schema, incomplete, changed, or inconsistent; the
             message names the file.
     """
-    if verify not in ("full", "sizes"):
-        raise UsageError(f"verify is {verify!r}; expected 'full' or 'sizes'")
+    if verify not in get_args(Verify):
+        raise UsageError(f"verify is {verify!r}; expected 'changed', 'full' or 'sizes'")
     folder = Path(path)
     manifest = read_manifest(folder)
     _check_kind(manifest, folder)
-    _check_files(folder, manifest.files, verify)
+    verified = check_files(folder, manifest.files, verify)
     counts = manifest.counts
     embeddings = read_embeddings(
         folder / EMBEDDINGS_FILE,
         rows=counts.slices,
         dim=manifest.dim,
         dtype=manifest.dtype,
-        check=verify == "full",
+        check=_norms_unknown(verified, manifest, verify),
     )
+    if verify != "sizes":
+        verified.note_norms(EMBEDDINGS_FILE)
     shards = sorted(name for name in manifest.files if name.startswith("slices/"))
-    table = SliceTable([folder / name for name in shards])
+    table = SliceTable([folder / name for name in shards], manifest.attributes)
     try:
         if table.rows != counts.slices:
             raise IndexFormatError(
@@ -86,10 +87,19 @@ def open_store(path: str | Path, *, verify: Verify = "full", trusted: bool = Tru
             )
         columns = table.columns()
         _check_counts(columns, manifest, folder)
-        return IndexStore(folder, manifest, embeddings, table, columns, trusted=trusted)
+        verified.save()
+        return IndexStore(
+            folder, manifest, embeddings, table, columns, verified, verify=verify, trusted=trusted
+        )
     except BaseException:
         table.close()
         raise
+
+
+def _norms_unknown(verified: Verified, manifest: Manifest, verify: Verify) -> bool:
+    entry = manifest.files[EMBEDDINGS_FILE]
+    known = verify == "changed" and verified.holds(EMBEDDINGS_FILE, entry.sha256, norms=True)
+    return not (known or verify == "sizes")
 
 
 class IndexStore:
@@ -101,12 +111,14 @@ class IndexStore:
         embeddings: (n, dim) float32 unit rows; a read-only memory map if stored as float32.
         volume_ids: names of the volumes.
         volume: (n,) int32, code of each row's volume into `volume_ids`.
-        patient_id: (n,) str, pseudonyms (see `pseudonym`).
-        modality, region: (n,) str.
+        patient: (n,) pseudonyms (see `pseudonym`).
+        modality, region: (n,) names.
+        attributes: extra columns of the table that the index was built from, by name: (n,) text,
+            empty where the table says nothing.
         slice_index: (n,) int64, voxel index along the sliced axis of the volume.
         position_mm: (n,) float64, NaN where unknown.
         spacing: (n, 3) float64 mm (row, column, through-plane), NaN where unknown.
-        labels: n tuples of names: labels of the case, then structures in the mask.
+        labels: for each row names: labels of the case, then structures in the mask.
         annotated: (n,) bool, the row has a mask (all zero where nothing of it is on the slice).
         vocabulary: mask value -> name.
     """
@@ -118,7 +130,9 @@ class IndexStore:
         embeddings: NDArray[np.float32],
         table: SliceTable,
         columns: Columns,
+        verified: Verified,
         *,
+        verify: Verify,
         trusted: bool,
     ) -> None:
         self.path = path
@@ -126,9 +140,10 @@ class IndexStore:
         self.embeddings = embeddings
         self.volume_ids = columns.volume_ids
         self.volume = columns.volume
-        self.patient_id = columns.patient_id
+        self.patient = columns.patient
         self.modality = columns.modality
         self.region = columns.region
+        self.attributes = columns.attributes
         self.slice_index = columns.slice_index
         self.position_mm = columns.position_mm
         self.spacing = columns.spacing
@@ -136,6 +151,8 @@ class IndexStore:
         self.annotated = columns.annotated
         self.vocabulary: dict[int, str] = dict(manifest.vocabulary)
         self._table = table
+        self._verified = verified
+        self._verify = verify
         self._trusted = trusted
         self._searcher: Searcher | None = None
         self._lock = threading.Lock()
@@ -165,9 +182,21 @@ class IndexStore:
         """Close the files; pictures cannot be read afterwards."""
         self._table.close()
 
-    def pseudonym(self, patient_id: str) -> str:
-        """Return the name that a patient of the source has in `self.patient_id`."""
-        return pseudonym(patient_id, self.manifest.name)
+    def pseudonyms(self, patient_id: str) -> tuple[str, ...]:
+        """Return the names that a patient of the source can have in `self.patient`: one."""
+        return (pseudonym(patient_id, self.manifest.name),)
+
+    def row(self, volume_id: str, slice_index: int) -> int:
+        """Return the row of a slice.
+
+        Raises:
+            UsageError: no such volume, or no such slice of it.
+        """
+        return self._rows.row(volume_id, slice_index)
+
+    @cached_property
+    def _rows(self) -> RowMap:
+        return RowMap(self.volume_ids, self.volume, self.slice_index)
 
     def image(self, row: int) -> NDArray[np.uint8]:
         """Return the picture of a row: (H, W) or (H, W, 3) uint8.
@@ -244,32 +273,39 @@ class IndexStore:
         """Return what `medretrieval info` prints: JSON-able."""
         m = self.manifest.to_json()
         files = m.pop("files")
+        checked = ["sizes"] if self._verify == "sizes" else ["sha256", "norms"]
         return {
             "path": str(self.path),
             **m,
             "files": len(files),
             "bytes": sum(entry["bytes"] for entry in files.values()),
             # An index that fails a check does not open.
-            "checked": ["schema", "file list", "sha256", "rows", "counts", "dimension", "norms"],
+            "checked": ["schema", "file list", *checked, "rows", "counts", "dimension"],
+            "exact": self.manifest.index_kind in EXACT_KINDS,
             "stored_faiss_index": FAISS_FILE in files and (self.path / FAISS_FILE).exists(),
         }
 
     def _make_searcher(self) -> Searcher:
-        from medretrieval.index import faiss_backend
+        from medretrieval.index import faiss_files
+        from medretrieval.index.kinds import KINDS
+        from medretrieval.index.searcher import Searcher
 
         m = self.manifest
         path = self.path / FAISS_FILE
         entry = m.files.get(FAISS_FILE)
         index = None
-        if faiss_backend.KINDS[m.index_kind].build is not None:
+        if KINDS[m.index_kind].build is not None:
             if self._trusted and entry is not None and path.exists():
-                # Hashed here too: opening may have compared sizes only, or long ago.
-                _check_hash(path, entry)
-                index = faiss_backend.read_faiss(path, rows=len(self), dim=m.dim, kind=m.index_kind)
+                # Hashed here too unless it is still what was hashed: opening may have been long
+                # ago, or have compared sizes only.
+                if self._verify == "full" or not self._verified.holds(FAISS_FILE, entry.sha256):
+                    self._verified.check(FAISS_FILE, entry)
+                    self._verified.save()
+                index = faiss_files.read_faiss(path, rows=len(self), dim=m.dim, kind=m.index_kind)
             else:
                 logger.info("building the %s index of %s in memory", m.index_kind, self.path)
-                index = faiss_backend.build_faiss(self.embeddings, m.index_kind, m.index_parameters)
-        return faiss_backend.Searcher(
+                index = faiss_files.build_faiss(self.embeddings, m.index_kind, m.index_parameters)
+        return Searcher(
             embeddings=self.embeddings,
             kind=m.index_kind,
             parameters=m.index_parameters,
@@ -290,59 +326,26 @@ class IndexStore:
 
 
 def _check_kind(manifest: Manifest, folder: Path) -> None:
-    from medretrieval.index.faiss_backend import resolve_parameters
+    from medretrieval.index.kinds import resolve_parameters
 
     try:
-        parameters = resolve_parameters(manifest.index_kind, manifest.index_parameters)
+        parameters = resolve_parameters(
+            manifest.index_kind,
+            manifest.index_parameters,
+            rows=manifest.counts.slices,
+            dim=manifest.dim,
+        )
     except UsageError as error:
         raise IndexFormatError(f"{folder / MANIFEST}: {error}") from None
     if parameters != dict(manifest.index_parameters):
         raise IndexFormatError(f"{folder / MANIFEST}: index parameters are missing")
 
 
-def _check_files(folder: Path, files: Mapping[str, FileEntry], verify: Verify) -> None:
-    for name, entry in files.items():
-        path = folder / name
-        if path.is_symlink() or (path.parent != folder and path.parent.is_symlink()):
-            raise IndexFormatError(
-                f"{path} is a link; the files of an index must lie in its folder themselves"
-            )
-        if not path.is_file():
-            if name == FAISS_FILE and not path.exists():
-                continue  # derived: it is made again
-            raise IndexFormatError(f"{path} is missing; fetch or build the index again")
-        size = path.stat().st_size
-        if size != entry.bytes:
-            raise IndexFormatError(
-                f"{path} has {size} bytes, {MANIFEST} says {entry.bytes}; it is cut off or "
-                "changed, fetch or build the index again"
-            )
-        if verify == "full":
-            _check_hash(path, entry)
-    for found in sorted(folder.rglob("*")):
-        name = found.relative_to(folder).as_posix()
-        # Hidden files (.gitattributes, download caches) are never read; nor is a stray index.faiss.
-        if name.startswith(".") or "/." in name or name in (MANIFEST, FAISS_FILE):
-            continue
-        if found.is_symlink() or (not found.is_dir() and name not in files):
-            raise IndexFormatError(
-                f"{found} is not listed in {MANIFEST}; remove it, or fetch the index again"
-            )
-
-
-def _check_hash(path: Path, entry: FileEntry) -> None:
-    if sha256_file(path) != entry.sha256:
-        raise IndexFormatError(
-            f"{path} was changed: its sha256 is not the one in {MANIFEST}; fetch or build the "
-            "index again"
-        )
-
-
 def _check_counts(columns: Columns, manifest: Manifest, folder: Path) -> None:
     counts = manifest.counts
     for what, found, expected in (
         ("volumes", len(columns.volume_ids), counts.volumes),
-        ("patients", len(np.unique(columns.patient_id)), counts.patients),
+        ("patients", len(columns.patient.names), counts.patients),
         ("annotated slices", int(columns.annotated.sum()), counts.annotated_slices),
     ):
         if found != expected:

@@ -1,6 +1,6 @@
 """The rows of an index in parquet shards, as `datasets` and the Hub's viewer read them.
 
-Row groups are small, so that one picture can be fetched without reading its neighbours' megabytes.
+Row groups are bounded, so that a picture can be fetched without reading much of its neighbours.
 """
 
 from __future__ import annotations
@@ -8,24 +8,32 @@ from __future__ import annotations
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from medretrieval.errors import IndexFormatError
+from medretrieval.index.columns import FIXED, MAX_CASE_LABELS, Coded, LabelColumn
 
-GROUP_ROWS = 100
-GROUP_BYTES = 4 << 20
+# Opening costs 0.2 ms a row group, so tiny pictures go in large groups; fetching a picture reads
+# its group, so that the bytes of one are bounded too.
+GROUP_ROWS = 2048
+GROUP_BYTES = 8 << 20
 SHARD_BYTES = 256 << 20
 MAX_TEXT = 500  # characters of a name; keeps a manipulated file from filling the memory
 _CACHED_GROUPS = 16
+MAX_LABELS = MAX_CASE_LABELS + 65535  # of one row: those of the case and every mask value
+_CODED = ("volume_id", "patient_id", "modality", "region")
+
+T = TypeVar("T", bound=np.generic)
 
 _VALUE_TYPES = {
     "row_id": "int64",
@@ -45,22 +53,32 @@ _FEATURES: dict[str, Any] = {
     "mask": {"_type": "Image"},
 }
 _PICTURE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-SCHEMA = pa.schema(
-    [
-        ("row_id", pa.int64()),
-        ("volume_id", pa.string()),
-        ("patient_id", pa.string()),
-        ("modality", pa.string()),
-        ("region", pa.string()),
-        ("slice_index", pa.int64()),
-        ("position_mm", pa.float64()),
-        ("spacing", pa.list_(pa.float64())),
-        ("labels", pa.list_(pa.string())),
-        ("image", _PICTURE),
-        ("mask", _PICTURE),
-    ],
-    metadata={"huggingface": json.dumps({"info": {"features": _FEATURES}})},
-)
+_TYPES = {
+    "row_id": pa.int64(),
+    "volume_id": pa.string(),
+    "patient_id": pa.string(),
+    "modality": pa.string(),
+    "region": pa.string(),
+    "slice_index": pa.int64(),
+    "position_mm": pa.float64(),
+    "spacing": pa.list_(pa.float64()),
+    "labels": pa.list_(pa.string()),
+    "image": _PICTURE,
+    "mask": _PICTURE,
+}
+
+
+def schema_of(attributes: Sequence[str] = ()) -> Any:
+    """Return the schema of a shard: the fixed columns, then a text column for each attribute."""
+    extra = {name: {"dtype": "string", "_type": "Value"} for name in attributes}
+    features = {"info": {"features": {**_FEATURES, **extra}}}
+    return pa.schema(
+        [*((name, _TYPES[name]) for name in FIXED), *((name, pa.string()) for name in attributes)],
+        metadata={"huggingface": json.dumps(features)},
+    )
+
+
+SCHEMA = schema_of()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,10 +96,13 @@ class TableRow:
     labels: tuple[str, ...]
     image: bytes
     mask: bytes | None
+    attributes: Mapping[str, str] = field(default_factory=dict)
 
     def to_arrow(self) -> dict[str, Any]:
+        fixed = {name: value for name, value in vars(self).items() if name != "attributes"}
         return {
-            **vars(self),
+            **self.attributes,
+            **fixed,
             "image": {"bytes": self.image, "path": None},
             "mask": None if self.mask is None else {"bytes": self.mask, "path": None},
         }
@@ -91,10 +112,17 @@ class ShardWriter:
     """Writes rows to `folder/slices-00000.parquet` and on; a new shard after `shard_bytes`.
 
     The bytes written depend on the rows alone, not on when they were given.
+
+    Args:
+        attributes: the extra columns; a row that does not have one is empty there.
     """
 
-    def __init__(self, folder: Path, *, shard_bytes: int = SHARD_BYTES) -> None:
+    def __init__(
+        self, folder: Path, *, attributes: Sequence[str] = (), shard_bytes: int = SHARD_BYTES
+    ) -> None:
         self._folder = folder
+        self._schema = schema_of(attributes)
+        self._empty = dict.fromkeys(attributes, "")
         self._shard_bytes = shard_bytes
         self._rows: list[dict[str, Any]] = []
         self._pending = 0
@@ -117,7 +145,7 @@ class ShardWriter:
 
     def write(self, row: TableRow) -> None:
         """Add one row."""
-        self._rows.append(row.to_arrow())
+        self._rows.append({**self._empty, **row.to_arrow()})
         self._pending += len(row.image) + len(row.mask or b"")
         if len(self._rows) >= GROUP_ROWS or self._pending >= GROUP_BYTES:
             self._flush()
@@ -128,11 +156,12 @@ class ShardWriter:
         if self._writer is None:
             path = self._folder / f"slices-{self._shards:05d}.parquet"
             self._shards += 1
-            # Pictures are compressed already; the few other columns are small.
+            # Pictures are compressed already; of names each is written once in a row group.
+            names = [*_CODED, "labels.list.element", *self._empty]
             self._writer = pq.ParquetWriter(
-                path, SCHEMA, compression="none", use_dictionary=["volume_id", "patient_id"]
+                path, self._schema, compression="none", use_dictionary=names
             )
-        self._writer.write_table(pa.Table.from_pylist(self._rows, schema=SCHEMA))
+        self._writer.write_table(pa.Table.from_pylist(self._rows, schema=self._schema))
         self._written += self._pending
         self._rows, self._pending = [], 0
         if self._written >= self._shard_bytes:
@@ -151,23 +180,25 @@ class Columns:
     Attributes:
         volume_ids: names, in order of first appearance.
         volume: (n,) int32, code into `volume_ids`.
-        patient_id, modality, region: (n,) of str.
+        patient, modality, region: (n,) names.
+        attributes: extra columns by name, (n,) text.
         slice_index: (n,) int64.
         position_mm: (n,) float64, NaN where unknown.
         spacing: (n, 3) float64, (row, column, through-plane) in mm, NaN where unknown.
-        labels: n tuples of names.
+        labels: for each row names.
         annotated: (n,) bool, the row has a mask.
     """
 
     volume_ids: list[str]
     volume: NDArray[np.int32]
-    patient_id: NDArray[np.str_]
-    modality: NDArray[np.str_]
-    region: NDArray[np.str_]
+    patient: Coded
+    modality: Coded
+    region: Coded
+    attributes: Mapping[str, Coded]
     slice_index: NDArray[np.int64]
     position_mm: NDArray[np.float64]
     spacing: NDArray[np.float64]
-    labels: list[tuple[str, ...]]
+    labels: LabelColumn
     annotated: NDArray[np.bool_]
 
 
@@ -175,11 +206,15 @@ class Columns:
 class SliceTable:
     """The open shards of an index, in the order of their names. Safe to use from several threads.
 
+    Attributes:
+        attributes: the extra columns that they must have, after the fixed ones.
+
     Raises (on construction and reading):
         IndexFormatError: a file is not parquet, is cut off, or has other columns.
     """
 
     paths: Sequence[Path]
+    attributes: Sequence[str] = ()
     _files: list[Any] = field(default_factory=list, init=False)
     _groups: list[tuple[int, int]] = field(default_factory=list, init=False)  # (shard, group)
     _starts: list[int] = field(default_factory=list, init=False)  # first row of each group
@@ -188,17 +223,20 @@ class SliceTable:
     rows: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
+        schema = schema_of(self.attributes)
+        coded = [*_CODED, *self.attributes]
         for shard, path in enumerate(self.paths):
             try:
-                file = pq.ParquetFile(path)
+                footer = pq.read_metadata(path, memory_map=True)
+                if not footer.schema.to_arrow_schema().equals(schema, check_metadata=False):
+                    raise IndexFormatError(
+                        f"{path} has other columns than the slices of this index; expected "
+                        f"{', '.join(schema.names)}"
+                    )
+                file = pq.ParquetFile(path, metadata=footer, memory_map=True, read_dictionary=coded)
             except (OSError, ValueError, pa.ArrowException) as error:
                 raise _damaged(path, error) from None
             self._files.append(file)
-            if not file.schema_arrow.equals(SCHEMA, check_metadata=False):
-                raise IndexFormatError(
-                    f"{path} has other columns than the slices of an index; expected "
-                    f"{', '.join(SCHEMA.names)}"
-                )
             for group in range(file.num_row_groups):
                 self._groups.append((shard, group))
                 self._starts.append(self.rows)
@@ -243,7 +281,7 @@ class SliceTable:
         Raises:
             IndexFormatError: rows out of order, missing values, names that are too long.
         """
-        names = [name for name in SCHEMA.names if name not in ("image", "mask")]
+        names = [*(name for name in FIXED if name not in ("image", "mask")), *self.attributes]
         tables: list[Any] = []
         for path, file in zip(self.paths, self._files, strict=True):
             try:
@@ -252,53 +290,105 @@ class SliceTable:
                 table.validate(full=True)
             except (OSError, ValueError, pa.ArrowException) as error:
                 raise _damaged(path, error) from None
-            _check_values(table, path, sum(map(len, tables)))
+            _check_values(table, path, sum(map(len, tables)), self.attributes)
             tables.append(table)
-        whole = pa.concat_tables(tables)
-        volumes = whole.column("volume_id").combine_chunks().dictionary_encode()
-        spacing = np.array(
-            [s or (np.nan,) * 3 for s in whole.column("spacing").to_pylist()], np.float64
-        ).reshape(-1, 3)
+        whole = pa.concat_tables(tables).unify_dictionaries()
+        where, position = self.paths[0].parent, whole.column("position_mm")
+        volume = _coded(whole, "volume_id", where)
         return Columns(
-            volume_ids=volumes.dictionary.to_pylist(),
-            volume=volumes.indices.to_numpy(zero_copy_only=False).astype(np.int32),
-            patient_id=_text(whole, "patient_id"),
-            modality=_text(whole, "modality"),
-            region=_text(whole, "region"),
-            slice_index=whole.column("slice_index").to_numpy(),
-            position_mm=whole.column("position_mm").to_numpy().astype(np.float64),
-            spacing=spacing,
-            labels=[tuple(labels) for labels in whole.column("labels").to_pylist()],
-            annotated=whole.column("mask").is_valid().to_numpy().astype(np.bool_),
+            volume_ids=volume.names,
+            volume=volume.codes,
+            patient=_coded(whole, "patient_id", where),
+            modality=_coded(whole, "modality", where),
+            region=_coded(whole, "region", where),
+            attributes={name: _coded(whole, name, where) for name in self.attributes},
+            slice_index=_joined(whole.column("slice_index"), np.int64),
+            position_mm=np.where(_known(position), _joined(position, np.float64), np.nan),
+            spacing=np.concatenate([_spacing(c, where) for c in whole.column("spacing").chunks]),
+            labels=LabelColumn.join([_labels(c, where) for c in whole.column("labels").chunks]),
+            annotated=_known(whole.column("mask")),
         )
 
 
-def _text(table: Any, name: str) -> NDArray[np.str_]:
-    return np.array(table.column(name).to_pylist(), dtype=np.str_)
+def _coded(table: Any, name: str, where: Path) -> Coded:
+    """A column whose chunks have one dictionary in common, with the names that occur, in order."""
+    chunks = table.column(name).chunks
+    _check_length(chunks[0].dictionary, name, where)
+    names = chunks[0].dictionary.to_pylist()
+    codes = np.concatenate([_numbers(chunk.indices.cast(pa.int32()), np.int32) for chunk in chunks])
+    first = np.full(len(names), -1, dtype=np.int64)
+    first[codes[::-1]] = np.arange(len(codes) - 1, -1, -1)  # the last to be assigned stays
+    if (first >= 0).all() and (np.diff(first) > 0).all() and len(set(names)) == len(names):
+        return Coded(codes, names)
+    # Another program's dictionary: in another order, with names that no row has, or one twice.
+    places: dict[str, int] = {}
+    new = np.zeros(len(names), dtype=np.int32)
+    for old in np.argsort(first, kind="stable")[int((first < 0).sum()) :].tolist():
+        new[old] = places.setdefault(names[old], len(places))
+    return Coded(new[codes], list(places))
 
 
-def _check_values(table: Any, path: Path, first: int) -> None:
-    for name in ("row_id", "volume_id", "patient_id", "modality", "region", "slice_index"):
+def _labels(column: Any, where: Path) -> LabelColumn:
+    flat = column.flatten().dictionary_encode()
+    if flat.null_count:
+        raise IndexFormatError(f"{where}: a label has no name")
+    _check_length(flat.dictionary, "label", where)
+    offsets = _numbers(column.offsets, np.int32).astype(np.int64)
+    if (np.diff(offsets) > MAX_LABELS).any():
+        raise IndexFormatError(f"{where}: a row has more than {MAX_LABELS} labels")
+    names = flat.dictionary.to_pylist()
+    return LabelColumn(offsets - offsets[0], _numbers(flat.indices, np.int32), names)
+
+
+def _spacing(column: Any, where: Path) -> NDArray[np.float64]:
+    known = _known(pa.chunked_array([column]))
+    numbers = column.flatten()  # leaves out the rows that have none
+    lengths = _numbers(pc.list_value_length(column).drop_null(), np.int32)
+    if numbers.null_count or (lengths != 3).any():
+        raise IndexFormatError(f"{where}: a spacing does not have three numbers")
+    spacing = np.full((len(column), 3), np.nan)
+    spacing[known] = _numbers(numbers, np.float64).reshape(-1, 3)
+    return spacing
+
+
+def _known(column: Any) -> NDArray[np.bool_]:
+    """(n,) which rows of a column are not null."""
+    return _joined(column.is_valid().cast(pa.uint8()), np.bool_)
+
+
+def _joined(column: Any, dtype: type[T]) -> NDArray[T]:
+    """The numbers of a column, as an array of its own; anything where it is null."""
+    parts = [_numbers(chunk, dtype) for chunk in column.chunks]
+    return np.concatenate([np.empty(0, dtype), *parts])
+
+
+def _numbers(array: Any, dtype: type[T]) -> NDArray[T]:
+    """The numbers of an Arrow array of this type; read-only, nothing is copied.
+
+    Arrow's own `to_numpy` does the same but imports pandas, which takes longer than the reading.
+    """
+    if not len(array):
+        return np.empty(0, dtype)
+    return np.frombuffer(array.buffers()[1], dtype)[array.offset :][: len(array)]
+
+
+def _check_length(names: Any, what: str, where: Path) -> None:
+    if (pc.max(pc.utf8_length(names)).as_py() or 0) > MAX_TEXT:
+        raise IndexFormatError(f"{where}: a {what} is longer than {MAX_TEXT} characters")
+
+
+def _check_values(table: Any, path: Path, first: int, attributes: Sequence[str]) -> None:
+    for name in (*_CODED, "row_id", "slice_index", *attributes):
         if table.column(name).null_count:
             raise IndexFormatError(f"{path}: column {name} has empty values")
     if table.column("image").null_count or table.column("labels").null_count:
         raise IndexFormatError(f"{path}: a row has no image or no list of labels")
-    ids = table.column("row_id").to_numpy()
+    ids = _joined(table.column("row_id"), np.int64)
     if not np.array_equal(ids, np.arange(first, first + len(ids))):
         raise IndexFormatError(
             f"{path}: row_id is not {first}, {first + 1}, ... in order, so rows and embeddings "
             "do not belong together; fetch or build the index again"
         )
-    for name in ("volume_id", "patient_id", "modality", "region"):
-        for text in table.column(name).unique().to_pylist():
-            if len(text) > MAX_TEXT:
-                raise IndexFormatError(f"{path}: a {name} is longer than {MAX_TEXT} characters")
-    for spacing in table.column("spacing").to_pylist():
-        if spacing is not None and (len(spacing) != 3 or None in spacing):
-            raise IndexFormatError(f"{path}: a spacing does not have three numbers")
-    for labels in table.column("labels").to_pylist():
-        if None in labels:
-            raise IndexFormatError(f"{path}: a label has no name")
 
 
 def _damaged(path: Path, error: Exception) -> IndexFormatError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from medretrieval.errors import InputError, UsageError
@@ -16,6 +16,7 @@ from medretrieval.index.cases import (
     file_case,
     split_suffix,
 )
+from medretrieval.index.columns import attribute_problem
 
 COLUMNS = ("path", "mask", "volume_id", "patient_id", "modality", "region", "labels")
 _SHOWN = 10
@@ -27,6 +28,7 @@ def cases_from_table(
     *,
     root: str | Path | None = None,
     where: Mapping[str, str] | None = None,
+    keep: Sequence[str] = (),
     label_names: Mapping[int, str] | None = None,
     channel: int = 0,
     allow_one_slice: bool = False,
@@ -34,17 +36,20 @@ def cases_from_table(
     """Read the cases that a CSV table lists, in its order.
 
     Columns: `path` (needed), `mask`, `volume_id`, `patient_id`, `modality`, `region`, `labels`;
-    others are ignored, empty cells mean the default. `labels` holds items separated by ";": `1=RV`
-    names a mask value, `benign` is a label of the whole case. Without `volume_id` it is the path
-    without suffix; without `patient_id` every volume is a patient of its own.
+    others are ignored unless kept, empty cells mean the default. `labels` holds items separated by
+    ";": `1=RV` names a mask value, `benign` is a label of the whole case. Without `volume_id` it is
+    the path without suffix; without `patient_id` every volume is a patient of its own.
 
     Args:
         root: folder that relative paths start from; default is the folder of the table.
         where: column -> value; other rows are left out. Any column may be used, such as `split`.
+        keep: other columns whose text becomes `Case.attributes`, which the index stores in clear
+            and slices can be filtered by. None is kept unasked: a table may hold identifiers.
         label_names: mask value -> name, where the table does not name it.
 
     Raises:
-        UsageError: no such table, or `where` names a column that it does not have.
+        UsageError: no such table, `where` or `keep` name a column that it does not have, or
+            `keep` one that is used already.
         InputError: not a table with these columns, no rows, missing files, repeated volume_id; the
             message names row and column.
     """
@@ -52,13 +57,15 @@ def cases_from_table(
     base = table.parent if root is None else Path(root)
     for value, name in (label_names or {}).items():
         check_label_name(value, name, "label_names")
-    rows = _select(_read(table), where or {}, table)
+    rows = _read(table)
+    _check_kept(keep, list(rows[0][1]), table)
+    rows = _select(rows, where or {}, table)
     errors: list[str] = []
     cases: list[Case] = []
     seen: dict[str, int] = {}
     for number, row in rows:
         try:
-            case = _case(row, base, label_names or {}, channel, allow_one_slice)
+            case = _case(row, base, keep, label_names or {}, channel, allow_one_slice)
             first = seen.setdefault(case.volume_id, number)
             if first != number:
                 raise InputError(
@@ -132,14 +139,8 @@ def _check_header(header: list[str], table: Path) -> None:
 def _select(
     rows: list[tuple[int, dict[str, str]]], where: Mapping[str, str], table: Path
 ) -> list[tuple[int, dict[str, str]]]:
-    columns = list(rows[0][1])
     for column in where:
-        if column not in columns:
-            close = difflib.get_close_matches(column, columns, n=1)
-            raise UsageError(
-                f"{table} has no column {column!r} to select by"
-                f"{f'; did you mean {close[0]!r}?' if close else ''}; it has {', '.join(columns)}"
-            )
+        _check_column(column, list(rows[0][1]), table, "to select by")
     chosen = [row for row in rows if all(row[1][c] == value for c, value in where.items())]
     if not chosen:
         values = {c: sorted({row[1][c] for row in rows})[:_VALUES_SHOWN] for c in where}
@@ -147,9 +148,29 @@ def _select(
     return chosen
 
 
+def _check_kept(keep: Sequence[str], columns: list[str], table: Path) -> None:
+    if isinstance(keep, str):
+        raise UsageError(f"keep is the text {keep!r}; expected a list of columns")
+    problem = attribute_problem(keep)
+    if problem is not None:
+        raise UsageError(f"these columns of {table} cannot be kept: {problem}")
+    for column in keep:
+        _check_column(column, columns, table, "to keep")
+
+
+def _check_column(column: str, columns: list[str], table: Path, purpose: str) -> None:
+    if column not in columns:
+        close = difflib.get_close_matches(column, columns, n=1)
+        raise UsageError(
+            f"{table} has no column {column!r} {purpose}"
+            f"{f'; did you mean {close[0]!r}?' if close else ''}; it has {', '.join(columns)}"
+        )
+
+
 def _case(
     row: Mapping[str, str],
     base: Path,
+    keep: Sequence[str],
     label_names: Mapping[int, str],
     channel: int,
     allow_one_slice: bool,
@@ -172,6 +193,7 @@ def _case(
         region=row.get("region"),
         labels=labels,
         label_names={**label_names, **names},
+        attributes={name: row[name] for name in keep},
         channel=channel,
         allow_one_slice=allow_one_slice,
     )

@@ -10,6 +10,7 @@ import json
 import struct
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,8 +57,8 @@ class EmbeddingWriter:
         if kind is None and self._left:
             raise ValueError(f"{self._left} rows of embeddings were announced but not written")
 
-    def write(self, block: NDArray[np.float32]) -> None:
-        """Append (n, dim) rows."""
+    def write(self, block: NDArray[Any]) -> None:
+        """Append (n, dim) rows of floating point."""
         if block.ndim != 2 or block.shape[1] != self._dim or len(block) > self._left:
             raise ValueError(f"a block of shape {block.shape} does not belong here")
         self._left -= len(block)
@@ -81,6 +82,29 @@ def read_embeddings(
         IndexFormatError: another header, shape, dtype or size of the file, or a row that no cosine
             can be taken of (its norm is off 1 by more than 1e-3, 2e-3 as float16).
     """
+    stored = stored_embeddings(path, rows=rows, dim=dim, dtype=dtype)
+    if dtype == "float32":
+        if check:
+            for first in range(0, rows, _CHECK_ROWS):
+                _norms(stored[first : first + _CHECK_ROWS], first, path, dtype)
+        return stored
+    array = np.array(stored, dtype=np.float32)
+    for first in range(0, rows, _CHECK_ROWS):
+        block = array[first : first + _CHECK_ROWS]
+        norms = _norms(block, first, path, dtype if check else None)
+        np.divide(block, norms[:, None], out=block, where=norms[:, None] > 0)
+    return array
+
+
+def stored_embeddings(path: Path, *, rows: int, dim: int, dtype: str) -> NDArray[Any]:
+    """Map the embeddings as they are stored; nothing is read before header and size agree.
+
+    Returns:
+        (rows, dim) of `dtype`, a read-only memory map.
+
+    Raises:
+        IndexFormatError: another header, shape, dtype or size of the file.
+    """
     size = path.stat().st_size
     with open(path, "rb") as file:
         start = file.read(8)
@@ -101,24 +125,13 @@ def read_embeddings(
     offset = 8 + length
     if size != offset + nbytes:
         raise _wrong(path, f"it has {size} bytes, expected {offset + nbytes}")
-    stored = np.memmap(
+    return np.memmap(
         path,
         dtype=np.dtype(dtype).newbyteorder("<"),
         mode="r",
         offset=offset,
         shape=(rows, dim),
     )
-    if dtype == "float32":
-        if check:
-            for first in range(0, rows, _CHECK_ROWS):
-                _norms(stored[first : first + _CHECK_ROWS], first, path, dtype)
-        return stored
-    array = np.array(stored, dtype=np.float32)
-    for first in range(0, rows, _CHECK_ROWS):
-        block = array[first : first + _CHECK_ROWS]
-        norms = _norms(block, first, path, dtype if check else None)
-        np.divide(block, norms[:, None], out=block, where=norms[:, None] > 0)
-    return array
 
 
 def _norms(

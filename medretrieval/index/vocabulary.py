@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -59,6 +61,48 @@ class Vocabulary:
         # A copy: another thread may be adding names.
         pairs = self._values.copy().items()
         return {value: name for name, value in sorted(pairs, key=lambda pair: pair[1])}
+
+
+@dataclass(frozen=True, eq=False)
+class Translation:
+    """Translates masks from one vocabulary into another.
+
+    Attributes:
+        values: mask value -> its value in the other vocabulary.
+    """
+
+    values: Mapping[int, int]
+
+    @classmethod
+    def into(cls, vocabulary: Vocabulary, names: Mapping[int, str]) -> Translation:
+        """Return the translation of masks whose values are named by `names`."""
+        return cls({value: vocabulary.value(name, value) for value, name in names.items()})
+
+    @cached_property
+    def _table(self) -> NDArray[np.uint16] | None:
+        if all(old == new for old, new in self.values.items()):
+            return None
+        table = np.zeros(MAX_VALUE + 1, np.uint16)
+        table[list(self.values)] = list(self.values.values())
+        return table
+
+    def __bool__(self) -> bool:
+        """Whether any value changes."""
+        return self._table is not None
+
+    def __call__(self, mask: NDArray[Any]) -> NDArray[Any]:
+        """Translate one label map.
+
+        Args:
+            mask: (H, W) uint8 or uint16; values without a name become 0.
+
+        Returns:
+            (H, W) uint8, or uint16 where a value above 255 occurs.
+        """
+        if self._table is None:
+            return mask
+        result: NDArray[Any] = self._table[mask]
+        return result.astype(np.uint8) if result.max(initial=0) <= 255 else result
 
 
 class Remapper:

@@ -1,12 +1,14 @@
 """From slices to volumes: every query slice votes for the volume of its most similar slice.
 
-MSD-CBIR, section II-D: (a) all slices, (b) Gaussian-weighted slices. Pure functions of arrays.
+MSD-CBIR, section II-D: (a) all slices, (b) Gaussian-weighted slices; 3D-MIR (Ben Abacha et al.,
+2023): the largest similarity, the sum of the similarities. Pure functions of arrays.
 """
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,11 +29,13 @@ class Votes(NamedTuple):
         volume: number of the volume.
         hits: sum of the weights of the query slices whose best slice lies in this volume.
         total: the same sum, each weight times the similarity.
+        best: the largest of these similarities.
     """
 
     volume: int
     hits: float
     total: float
+    best: float
 
 
 def gaussian_weights(
@@ -67,7 +71,11 @@ def gaussian_weights(
 
 
 def hit_table(
-    volume: NDArray[np.int64], score: NDArray[Any], weight: NDArray[np.float64]
+    volume: NDArray[np.int64],
+    score: NDArray[Any],
+    weight: NDArray[np.float64],
+    *,
+    by: Callable[[Votes], float] | None = None,
 ) -> list[Votes]:
     """Count the (weighted) votes of the query slices and rank the volumes.
 
@@ -78,18 +86,27 @@ def hit_table(
             was found: such a slice does not vote.
         score: (n,) similarity of that slice.
         weight: (n,) weight of each query slice.
+        by: what the volumes are ranked by, default their hits.
 
     Returns:
         One row per volume with a vote: most hits first, ties by the larger total, then by the
-        smaller number of the volume. The papers do not say what a tie is; sums are exact
-        (`math.fsum`), so that it does not depend on the order of the votes.
+        smaller number of the volume; or the largest `by` first, ties by that number. The papers do
+        not say what a tie is; sums are exact (`math.fsum`), so that it does not depend on the order
+        of the votes.
     """
     votes: defaultdict[int, list[int]] = defaultdict(list)
     for query_slice in np.flatnonzero(volume >= 0).tolist():
         votes[int(volume[query_slice])].append(query_slice)
     product = weight * score
     table = [
-        Votes(number, math.fsum(weight[slices].tolist()), math.fsum(product[slices].tolist()))
+        Votes(
+            number,
+            math.fsum(weight[slices].tolist()),
+            math.fsum(product[slices].tolist()),
+            float(score[slices].max()),
+        )
         for number, slices in votes.items()
     ]
-    return sorted(table, key=lambda row: (-row.hits, -row.total, row.volume))
+    if by is None:
+        return sorted(table, key=lambda row: (-row.hits, -row.total, row.volume))
+    return sorted(table, key=lambda row: (-by(row), row.volume))

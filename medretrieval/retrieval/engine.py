@@ -1,46 +1,48 @@
-"""An open index that can be searched: the one place where retrieval meets the stored index."""
+"""An open index that can be searched."""
 
 from __future__ import annotations
 
-import logging
-import threading
-from collections.abc import Callable, Iterable, Sequence
-from functools import cached_property, partial
+from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from medretrieval.embedders.compute import Precision, Runtime
 from medretrieval.errors import UsageError, unknown_name
+from medretrieval.imaging.orientation import AS_STORED
+from medretrieval.retrieval import feedback as relevance
 from medretrieval.retrieval.aggregation import DEFAULT_SIGMA
-from medretrieval.retrieval.filters import Columns
+from medretrieval.retrieval.database import Options
+from medretrieval.retrieval.duplicates import mark
+from medretrieval.retrieval.feedback import Feedback
+from medretrieval.retrieval.filters import NO_FILTERS, Filters
 from medretrieval.retrieval.hits import to_hit
-from medretrieval.retrieval.identity import check_identity
 from medretrieval.retrieval.loading import load_again
-from medretrieval.retrieval.modes import (
-    DEFAULT_MODE,
-    MODES,
-    Database,
-    Rows,
-)
+from medretrieval.retrieval.modes import DEFAULT_MODE, MODES, Mode, check_part
 from medretrieval.retrieval.nearest import rounded_cosine
+from medretrieval.retrieval.opened import Opened
+from medretrieval.retrieval.orienting import (
+    Lookup,
+    check_embedded,
+    check_orientation,
+    embed_oriented,
+)
 from medretrieval.retrieval.query import (
     Query,
     QueryEmbeddings,
     check_comparable,
-    embed_query,
     from_arrays,
-    read_query,
     searched,
 )
 from medretrieval.retrieval.rerank import LOCALIZED_SLICES, localize
-from medretrieval.retrieval.stores import Store
-from medretrieval.retrieval.whole import refuse_localizing, refuse_slices, refuse_supports
+from medretrieval.retrieval.selection import ALL_SLICES, Selection, choose, of_volume
+from medretrieval.retrieval.stored import number_of_volume
+from medretrieval.retrieval.whole import refuse_choice, refuse_localizing, refuse_supports
 from medretrieval.types import (
     Embedder,
-    EmbedderIdentity,
     Match,
     Progress,
     SearchResult,
@@ -49,28 +51,30 @@ from medretrieval.types import (
     no_progress,
 )
 
-logger = logging.getLogger(__name__)
+NO_FEEDBACK = Feedback()
 
 
 def open_index(
-    path: str | Path,
+    path: str | Path | Sequence[str | Path],
     *,
     embedder: Embedder | VolumeEmbedder | None = None,
     device: str = "cpu",
     weights: Path | None = None,
     precision: Precision | None = None,
     runtime: Runtime = "torch",
-    verify: Literal["full", "sizes"] = "full",
+    verify: Literal["changed", "full", "sizes"] = "changed",
 ) -> Index:
-    """Open an index folder, with all its checks, ready to be searched.
+    """Open an index folder, or several together, with all checks, ready to be searched.
 
     Args:
-        path: a folder that `medretrieval build` wrote.
+        path: a folder that `medretrieval build` wrote; several, or "a,b,c", are searched as if they
+            were one.
         embedder: embeds the queries; by default the one of the index is loaded when first needed.
         weights: local weights for that one, if they are neither bundled nor cached.
         device, precision, runtime: how that one is computed, see `embedders.load_embedder`; the
             precision is by default that of the index.
-        verify: "full" hashes every file of the index; "sizes" is faster for large ones that were
+        verify: "changed" hashes the files that were not yet found right on this machine, or changed
+            since; "full" hashes every file of the index; "sizes" is faster for large ones that were
             checked before.
 
     Raises:
@@ -78,13 +82,13 @@ def open_index(
         EmbedderMismatchError: `embedder` is not the one that made the index.
     """
     # Imported when used: opening a stored index loads packages that this module does not need.
-    from medretrieval.index import open_store
+    from medretrieval.index import open_stores
 
     load = partial(load_again, device=device, weights=weights, precision=precision, runtime=runtime)
-    return Index(open_store(path, verify=verify), embedder=embedder, load=load)
+    return Index(open_stores(path, verify=verify), embedder=embedder, load=load)
 
 
-class Index:
+class Index(Opened):
     """An index and the embedder that goes with it. Safe to search from several threads.
 
     Args:
@@ -93,46 +97,13 @@ class Index:
         load: gives the embedder of an identity, when it is first needed.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        *,
-        embedder: Embedder | VolumeEmbedder | None = None,
-        load: Callable[[EmbedderIdentity], Embedder | VolumeEmbedder] = load_again,
-    ) -> None:
-        if embedder is not None:
-            check_identity(store.manifest.embedder, embedder.identity, what="the embedder given")
-        self.store = store
-        self._embedder = embedder
-        self._load = load
-        self._loading = threading.Lock()
-
-    @property
-    def manifest(self) -> Any:
-        """What the index says about itself."""
-        return self.store.manifest
-
-    @property
-    def embedder(self) -> Embedder | VolumeEmbedder:
-        """The embedder of the index, loaded on first use.
-
-        Raises:
-            UnavailableError: its weights are not on this machine and cannot be fetched.
-            EmbedderMismatchError: what was loaded under its name is not what made the index.
-        """
-        with self._loading:
-            if self._embedder is None:
-                wanted = self.store.manifest.embedder
-                loaded = self._load(wanted)
-                check_identity(wanted, loaded.identity, what="loaded here")
-                self._embedder = loaded
-            return self._embedder
-
     def query_embeddings(
         self,
         volume: Volume,
         *,
         indices: Iterable[int] | None = None,
+        orientation: str = AS_STORED,
+        filters: Filters = NO_FILTERS,
         keep_images: bool = False,
         progress: Progress = no_progress,
     ) -> QueryEmbeddings:
@@ -142,17 +113,19 @@ class Index:
             volume: the query; its slices are made with the policy of the index. For an index of
                 whole volumes it is embedded at once.
             indices: which slices, default all.
+            orientation, filters: as for `search`; the filters matter for the orientation "any".
             keep_images: keep the slices as embedded, or the one that stands for the volume.
 
         Raises:
-            UsageError: a slice that does not exist, or slices of an index of whole volumes.
+            UsageError: a slice or an orientation that does not exist, or slices of an index of
+                whole volumes.
             InputError: the volume cannot be embedded at once, such as a picture.
         """
-        return embed_query(
+        return self._embed(
             volume,
-            self.store.manifest.slices,
-            self.embedder,
-            indices=indices,
+            indices,
+            orientation,
+            self._columns.allowed(filters),
             keep_images=keep_images,
             progress=progress,
         )
@@ -164,11 +137,13 @@ class Index:
         mode: str = DEFAULT_MODE,
         k: int = 5,
         slice_index: int | None = None,
-        exclude_patient: str | None = None,
-        modality: str | None = None,
-        region: str | None = None,
-        labels: Sequence[str] | None = None,
+        select: Selection = ALL_SLICES,
+        filters: Filters = NO_FILTERS,
+        feedback: Feedback = NO_FEEDBACK,
+        orientation: str = AS_STORED,
         sigma: float = DEFAULT_SIGMA,
+        candidates: int | None = None,
+        top: int = LOCALIZED_SLICES,
         query_name: str | None = None,
         channel: int = 0,
         allow_one_slice: bool = False,
@@ -177,19 +152,30 @@ class Index:
         """Find the most similar slices or volumes.
 
         Args:
-            query: a volume, the path of one, embedded slices (`query_embeddings`), or embeddings
-                made elsewhere: an array (n, dim), or a tuple with n slice indices and n positions.
+            query: a volume, the path of one, "case:VOLUME_ID" for a case of the index
+                (`case_query`), embedded slices (`query_embeddings`), or embeddings made elsewhere:
+                an array (n, dim), or a tuple with n slice indices and n positions.
             mode: a name of `modes.MODES`: "slice" gives up to k slices for every query slice, the
-                others up to k volumes. A volume that no query slice hits is not a result, so that
-                there can be fewer than k; where the filters leave nothing there are none.
-            slice_index: search with this slice of the query alone; not in an index of whole
-                volumes, where the query is one embedding and `matches` names the slices that
-                stand for both volumes.
-            exclude_patient: leave out this patient, by the id given when the index was built or as
-                stored. A patient who is not in the index excludes nothing.
-            modality, region: only slices of this modality or body region, in upper or lower case.
-            labels: only slices that show at least one of these labels.
+                others up to k volumes. A volume that no query slice hits is not a result, but in
+                the pooled modes, so that there can be fewer than k; where the filters leave
+                nothing there are none.
+            slice_index: search with this slice of the query alone; the same as `select.slices`
+                from it to itself.
+            select: the slices of the query to search with, see `Selection`; only these are
+                embedded. Mode "sampled" takes `selection.DEFAULT_SAMPLE` where no sample is given;
+                "region" and "localized" need a range, or a structure and a label map. An index of
+                whole volumes compares the query as one, so that nothing can be selected; `matches`
+                then names the slices that stand for both volumes.
+            filters: what may be found, see `Filters`. Of a case of the index its own patient is
+                left out, unless `filters.patient` names this patient.
+            feedback: results that were judged, see `Feedback`.
+            orientation: how the slices of the query are turned before they are embedded: a name of
+                `imaging.ORIENTATIONS`, or "any" for the one in which they are most similar to what
+                may be found.
             sigma: of mode "weighted": width of the weights as a fraction of the query's slices.
+            candidates: of mode "rerank": only so many volumes are re-ranked, those with the most
+                hits; default all that are hit.
+            top: of mode "rerank": how many slices of a volume localize the query in it.
             query_name: how the result calls the query, default its own name.
             channel, allow_one_slice: for reading a path, as in `imaging.read_volume`.
 
@@ -198,30 +184,42 @@ class Index:
             of the volume ids, then of the slices. Similarities are rounded to 6 decimals.
 
         Raises:
-            UsageError: unknown mode or filter value, k below 1, a slice that does not exist, a
-                slice of an index of whole volumes.
+            UsageError: unknown mode, filter value, volume, structure or orientation, a number below
+                1, a slice that does not exist, a selection that cannot be made.
             InputError: the query cannot be read, or its embeddings cannot be used.
             EmbedderMismatchError: the embeddings are of another embedder.
         """
         if mode not in MODES:
             raise unknown_name("mode", mode, MODES, "medretrieval search --help")
-        _check_k(k)
-        refuse_slices(self.store.manifest.embedder, slice_index)
-        allowed = self._columns.allowed(
-            modality=modality,
-            region=region,
-            labels=labels,
-            without_patients=self._stored_ids(exclude_patient),
-        )
-        query = read_query(query, channel=channel, allow_one_slice=allow_one_slice)
-        slices = self._embedded(query, slice_index, progress)
+        _check_counts(k=k, top=top, candidates=1 if candidates is None else candidates)
+        select = select.at(slice_index)
+        refuse_choice(self.store.manifest.embedder, select, MODES[mode])
+        check_orientation(orientation, self.store.manifest.embedder)
+        allowed = self._columns.allowed(filters)
+        read = self.read(query, channel=channel, allow_one_slice=allow_one_slice)
+        if isinstance(read, QueryEmbeddings) and read.patient is not None:
+            allowed = self._columns.allowed(filters, of_patient=read.patient)
+        embedded = self._chosen(read, select, MODES[mode], orientation, allowed, progress)
+        given = embedded
+        if feedback:
+            every = np.ones(len(self.store.volume), dtype=np.bool_)
+            embedded, allowed = relevance.apply(
+                feedback, self.store, embedded, every if allowed is None else allowed
+            )
         ranked = []
-        if allowed.any():
-            ranked = MODES[mode].rank(searched(slices), self._database(allowed), k, sigma)
+        if allowed is None or allowed.any():
+            shows = self._columns.showing_structure(select.structure)
+            options = Options(k=k, sigma=sigma, candidates=candidates, top=top, shows=shows)
+            ranked = MODES[mode].rank(searched(embedded), self._database(allowed), options)
+        whole = self.store.manifest.embedder.unit == "volume"
+        if whole:  # the one slice of a volume stands for it, and localizes nothing
+            ranked = [item._replace(located=None) for item in ranked]
+        hits = [to_hit(self.store, item, structure=select.structure) for item in ranked]
         return SearchResult(
-            query=slices.name if query_name is None else query_name,
+            query=embedded.name if query_name is None else query_name,
             mode=mode,
-            hits=tuple(to_hit(self.store, item) for item in ranked),
+            hits=mark(hits, given, self.store, finds=MODES[mode].finds),
+            orientation=embedded.orientation,
         )
 
     def supports(
@@ -230,27 +228,18 @@ class Index:
         k: int,
         *,
         labels: Sequence[str] | None = None,
-        exclude_patient: str | None = None,
-        modality: str | None = None,
-        region: str | None = None,
+        filters: Filters = NO_FILTERS,
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """The annotated slices most similar to one query slice, to segment it by (RAFS, II-B).
 
         Args:
             query: (dim,) embedding of the query slice, of any norm but zero.
-            k, labels, exclude_patient, modality, region: as for `supports_each`.
+            k, labels, filters: as for `supports_each`.
 
         Returns:
             Rows and their cosine similarities, both (<= k,); see `supports_each`.
         """
-        (found,) = self.supports_each(
-            np.asarray(query)[None],
-            k,
-            labels=labels,
-            exclude_patient=exclude_patient,
-            modality=modality,
-            region=region,
-        )
+        (found,) = self.supports_each(np.asarray(query)[None], k, labels=labels, filters=filters)
         return found
 
     def supports_each(
@@ -259,9 +248,7 @@ class Index:
         k: int,
         *,
         labels: Sequence[str] | None = None,
-        exclude_patient: str | None = None,
-        modality: str | None = None,
-        region: str | None = None,
+        filters: Filters = NO_FILTERS,
     ) -> list[tuple[NDArray[np.int64], NDArray[np.float64]]]:
         """`supports` of many query slices in one search, which is much faster than one by one.
 
@@ -271,7 +258,7 @@ class Index:
             labels: only from volumes in which one of these labels occurs. Slices of them that do
                 not show it stay: they are evidence of what its absence looks like, and in a volume
                 where it never occurs nobody may have drawn it.
-            exclude_patient, modality, region: as for `search`.
+            filters: as for `search`; `filters.labels` leaves only slices that show one.
 
         Returns:
             For each query rows and their cosine similarities, both (<= k,), best first, ties as in
@@ -279,24 +266,23 @@ class Index:
             and mask.
 
         Raises:
-            UsageError: k below 1, an unknown label, modality or region, or an index of whole
-                volumes, which does not say which slices are alike.
+            UsageError: k below 1, an unknown label or filter value, or an index of whole volumes,
+                which does not say which slices are alike.
             InputError: no queries, or an embedding that is zero or not finite.
             EmbedderMismatchError: they are of another length than those of the index.
         """
-        _check_k(k)
+        _check_counts(k=k)
         refuse_supports(self.store.manifest.embedder)
         embedded = from_arrays(queries)
         check_comparable(self.store.manifest.embedder, embedded)
-        unit = embedded.embeddings
-        allowed = self.store.annotated & self._columns.allowed(
-            modality=modality, region=region, without_patients=self._stored_ids(exclude_patient)
-        )
+        masks = [self.store.annotated, self._columns.allowed(filters)]
         if labels is not None:
-            allowed &= self._columns.in_volumes_showing(labels)
+            masks.append(self._columns.in_volumes_showing(labels))
+        allowed = np.logical_and.reduce([mask for mask in masks if mask is not None])
         if not allowed.any():
-            return [(np.empty(0, dtype=np.int64), np.empty(0)) for _ in unit]
-        scores, rows = self._database(allowed).nearest(unit, k)
+            return [(np.empty(0, dtype=np.int64), np.empty(0)) for _ in embedded.embeddings]
+        database = self._database(None if allowed.all() else allowed)
+        scores, rows = database.nearest(embedded.embeddings, k)
         return [(r[r >= 0], s[r >= 0]) for r, s in zip(rows, scores, strict=True)]
 
     def localize(
@@ -316,13 +302,15 @@ class Index:
             UsageError: unknown volume, `top` below 1, or an index of whole volumes.
         """
         refuse_localizing(self.store.manifest.embedder)
-        if volume_id not in self.store.volume_ids:
-            raise unknown_name("volume", volume_id, self.store.volume_ids, "medretrieval info")
-        if top < 1:
-            raise UsageError(f"top is {top}; expected at least 1 slice")
-        slices = self._embedded(read_query(query), None, no_progress)
-        own = self._rows.by_volume
-        own = own[self.store.volume[own] == list(self.store.volume_ids).index(volume_id)]
+        number = number_of_volume(self.store, volume_id)
+        _check_counts(top=top)
+        read = self.read(query)
+        if isinstance(read, Volume):
+            slices = self.query_embeddings(read)
+        else:
+            check_comparable(self.store.manifest.embedder, read)
+            slices = read
+        own = self._rows.of(number)
         similar = rounded_cosine(slices.embeddings, self.store.embeddings[own])
         best = similar.argmax(axis=0)
         return tuple(
@@ -334,59 +322,60 @@ class Index:
             for column in localize(similar, top=top).tolist()
         )
 
-    @cached_property
-    def _rows(self) -> Rows:
-        ids = np.asarray(self.store.volume_ids, dtype=np.str_)
-        number = np.empty(len(ids), dtype=np.int64)
-        number[np.argsort(ids, kind="stable")] = np.arange(len(ids))
-        return Rows(
-            embeddings=self.store.embeddings,
-            volume=number[self.store.volume],
-            slice_index=np.asarray(self.store.slice_index, dtype=np.int64),
-        )
-
-    @cached_property
-    def _columns(self) -> Columns:
-        store = self.store
-        return Columns(
-            volume=self._rows.volume,
-            patient_id=store.patient_id,
-            modality=store.modality,
-            region=store.region,
-            labels=store.labels,
-        )
-
-    def _stored_ids(self, patient: str | None) -> tuple[str, ...]:
-        if patient is None:
-            return ()
-        ids = (patient, self.store.pseudonym(patient))
-        if not np.isin(self.store.patient_id, ids).any():
-            # Right where other hospitals' patients are searched, but a typing error looks the same.
-            logger.warning(
-                "the patient to leave out has no slice in this index, so nothing is left out; "
-                "without a table of patient ids every file is a patient of its own"
-            )
-        return ids
-
-    def _embedded(
-        self, query: Volume | QueryEmbeddings, slice_index: int | None, progress: Progress
+    def _chosen(
+        self,
+        query: Volume | QueryEmbeddings,
+        select: Selection,
+        mode: Mode,
+        orientation: str,
+        allowed: NDArray[np.bool_] | None,
+        progress: Progress,
     ) -> QueryEmbeddings:
-        """The query as embeddings that can be compared with those of the index."""
-        if isinstance(query, Volume):
-            indices = None if slice_index is None else [slice_index]
-            return self.query_embeddings(query, indices=indices, progress=progress)
-        check_comparable(self.store.manifest.embedder, query)
-        return query if slice_index is None else query.only(slice_index)
+        """The chosen slices of a query, as embeddings comparable with those of the index."""
+        from medretrieval.imaging import slice_axis
 
-    def _database(self, allowed: NDArray[np.bool_]) -> Database:
-        rows = None if allowed.all() else allowed
-        return Database(
-            rows=self._rows,
-            allowed=allowed,
-            neighbours=lambda queries, k: self.store.neighbours(queries, k, rows=rows),
+        manifest = self.store.manifest
+        axis = partial(slice_axis, axis=manifest.slices.axis)
+        if isinstance(query, QueryEmbeddings):
+            check_comparable(manifest.embedder, query)
+            check_embedded(orientation, query)
+        if manifest.embedder.unit == "volume":
+            indices = None
+        else:
+            slices = (
+                of_volume(query, axis(query.grid)) if isinstance(query, Volume) else query.slices
+            )
+            check_part(mode, select, slices)
+            indices = choose(select, slices, axis=axis, sampled=mode.needs == "sample").tolist()
+        if isinstance(query, Volume):
+            return self._embed(query, indices, orientation, allowed, progress=progress)
+        return query if indices is None else query.only(indices)
+
+    def _embed(
+        self,
+        volume: Volume,
+        indices: Iterable[int] | None,
+        orientation: str,
+        allowed: NDArray[np.bool_] | None,
+        *,
+        keep_images: bool = False,
+        progress: Progress,
+    ) -> QueryEmbeddings:
+        if allowed is not None and not allowed.any():
+            orientation = AS_STORED  # nothing says which way is best, and nothing can be found
+        return embed_oriented(
+            volume,
+            self.store.manifest.slices,
+            self.embedder,
+            orientation=orientation,
+            lookup=Lookup(nearest=self._database(allowed).nearest, picture=self.store.image),
+            indices=indices,
+            keep_images=keep_images,
+            progress=progress,
         )
 
 
-def _check_k(k: int) -> None:
-    if k < 1:
-        raise UsageError(f"k is {k}; expected at least 1")
+def _check_counts(**counts: int) -> None:
+    for name, count in counts.items():
+        if count < 1:
+            raise UsageError(f"{name} is {count}; expected at least 1")

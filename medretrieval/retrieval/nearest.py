@@ -21,6 +21,7 @@ Neighbours = Callable[[NDArray[np.float32], int], tuple[NDArray[np.float32], NDA
 SCORE_DECIMALS = 6  # the resolution of float32 embeddings; closer similarities are ties
 MARGIN = 1e-5  # float32 errors of a long inner product, and half a unit of the rounding
 SPARE = 8  # how many more than k are fetched, to see whether a tie goes on
+PAIRS = 128  # scored at once: their vectors stay in the processor's cache
 DEPTH = 1024  # a tie of more slices than this is resolved among those that the index names first
 
 
@@ -78,14 +79,16 @@ def _score_again(
     query: NDArray[np.float32], found: NDArray[np.int64], embeddings: NDArray[Any]
 ) -> NDArray[np.float64]:
     """(m, k) rounded cosines of each query with its own rows, -inf where the row is -1."""
-    scores = np.full(found.shape, -np.inf)
-    at_once = max(1, (1 << 22) // (found.shape[1] * query.shape[1]))  # 32 MB of float64
-    for begin in range(0, len(query), at_once):
-        part = slice(begin, begin + at_once)
-        gathered = np.asarray(embeddings[found[part]], dtype=np.float64)  # (m, k, dim)
-        products = (gathered @ query[part].astype(np.float64)[:, :, None])[:, :, 0]
-        scores[part] = np.where(found[part] < 0, -np.inf, _rounded(products))
-    return scores
+    products = np.empty(found.shape)
+    columns = min(found.shape[1], PAIRS)
+    queries = max(1, PAIRS // columns)
+    for top in range(0, len(found), queries):
+        for left in range(0, found.shape[1], columns):
+            part = slice(top, top + queries), slice(left, left + columns)
+            gathered = np.asarray(embeddings[found[part]], dtype=np.float64)  # (m, k, dim)
+            # Unlike a matrix product, the same for a pair wherever it stands.
+            products[part] = np.einsum("mkd,md->mk", gathered, query[part[0]].astype(np.float64))
+    return np.where(found < 0, -np.inf, _rounded(products))
 
 
 def _rounded(products: NDArray[np.float64]) -> NDArray[np.float64]:

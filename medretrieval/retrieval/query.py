@@ -12,8 +12,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from medretrieval.errors import EmbedderMismatchError, InputError, UsageError
+from medretrieval.retrieval.database import QuerySlices
+from medretrieval.retrieval.duplicates import thumbnail
 from medretrieval.retrieval.identity import check_identity
-from medretrieval.retrieval.modes import QuerySlices
+from medretrieval.retrieval.selection import Slices, runs
 from medretrieval.retrieval.whole import refuse_slices
 from medretrieval.similarity import normalise
 from medretrieval.types import (
@@ -41,6 +43,11 @@ class QueryEmbeddings:
         name: of the volume, for messages and results.
         identity: the embedder that made them, None if unknown: then only `dim` is checked.
         images: the n slices as embedded, (H, W) or (H, W, 3) uint8, or None if not kept.
+        orientation: how the slices were turned before, a name of `imaging.ORIENTATIONS`.
+        through_mm: distance of neighbouring slices, None where unknown.
+        labels: names on each of the n slices, None where unknown.
+        patient: id of the patient as the searched index stores it, where the query is a case of it.
+        thumbnails: (n, 32, 32) uint8, the slices made small (`duplicates.thumbnail`), or None.
 
     Of an embedder of whole volumes there is one embedding, and `slice_index` names the slice that
     stands for the volume, which is the middle one.
@@ -53,34 +60,58 @@ class QueryEmbeddings:
     name: str = "query"
     identity: EmbedderIdentity | None = None
     images: tuple[NDArray[np.uint8], ...] | None = None
+    orientation: str = "as stored"
+    through_mm: float | None = None
+    labels: tuple[tuple[str, ...], ...] | None = None
+    patient: str | None = None
+    thumbnails: NDArray[np.uint8] | None = None
 
     def __len__(self) -> int:
         return len(self.embeddings)
 
-    def only(self, slice_index: int) -> QueryEmbeddings:
-        """The same query, reduced to one of its slices.
+    @property
+    def slices(self) -> Slices:
+        """The slices that there are to choose from."""
+        order = np.argsort(self.slice_index, kind="stable").tolist()
+        return Slices(
+            name=self.name,
+            index=self.slice_index[order],
+            count=self.slice_count,
+            through_mm=self.through_mm,
+            labels=None if self.labels is None else [self.labels[place] for place in order],
+        )
+
+    def only(self, indices: ArrayLike) -> QueryEmbeddings:
+        """The same query, reduced to some of its slices, in their order here.
+
+        Args:
+            indices: one slice index or several; those that were not embedded are not there.
 
         Raises:
-            UsageError: that slice is not among the embedded ones.
+            UsageError: none of them is among the embedded ones.
         """
-        places = np.flatnonzero(self.slice_index == slice_index)
-        if not places.size:
+        places = np.flatnonzero(np.isin(self.slice_index, indices)).tolist()
+        if not places:
             raise UsageError(
-                f"slice {slice_index} of {self.name} is not among the query's slices: expected "
-                f"one of {_runs(self.slice_index.tolist())}"
+                f"slice {runs(np.ravel(indices).tolist())} of {self.name} is not among the "
+                f"query's slices: expected one of {runs(self.slice_index.tolist())}"
             )
-        place = int(places[0])
+        if len(places) == len(self):
+            return self
         return replace(
             self,
-            embeddings=self.embeddings[place : place + 1],
-            slice_index=self.slice_index[place : place + 1],
-            position_mm=self.position_mm[place : place + 1],
-            images=None if self.images is None else self.images[place : place + 1],
+            embeddings=self.embeddings[places],
+            slice_index=self.slice_index[places],
+            position_mm=tuple(self.position_mm[place] for place in places),
+            images=None if self.images is None else tuple(self.images[i] for i in places),
+            labels=None if self.labels is None else tuple(self.labels[i] for i in places),
+            thumbnails=None if self.thumbnails is None else self.thumbnails[places],
         )
 
 
-# A path, a volume, or embeddings: as `QueryEmbeddings`, as an array (n, dim) of all slices of a
-# volume, or as a tuple of such an array, n slice indices and n positions in mm.
+# A path, "case:VOLUME_ID" for a case of the index, a volume, or embeddings: as `QueryEmbeddings`,
+# as an array (n, dim) of all slices of a volume, or as a tuple of such an array, n slice indices
+# and n positions in mm.
 Query = (
     Volume | QueryEmbeddings | str | Path | tuple[ArrayLike, Sequence[int], Sequence[float | None]]
 )
@@ -139,6 +170,7 @@ def embed_query(
     embedder: Embedder | VolumeEmbedder,
     *,
     indices: Iterable[int] | None = None,
+    orientation: str = "as stored",
     keep_images: bool = False,
     progress: Progress = no_progress,
 ) -> QueryEmbeddings:
@@ -149,6 +181,8 @@ def embed_query(
         policy: how slices are made: that of the index.
         embedder: of slices, or of whole volumes.
         indices: which slices, default all; never with an embedder of whole volumes.
+        orientation: how slices are turned before, a name of `imaging.ORIENTATIONS`; of a volume
+            that is embedded at once only "as stored".
         keep_images: keep the slices as embedded, or the one that stands for the volume.
 
     Raises:
@@ -162,9 +196,10 @@ def embed_query(
         return _embed_whole(volume, policy, whole, keep_images=keep_images, progress=progress)
     embedder = cast(Embedder, embedder)
     # Imported when used: reading images loads packages that a search by embeddings does not need.
-    from medretrieval.imaging import make_slices, slice_axis
+    from medretrieval.imaging import embedded_part, make_slices, slice_axis, turn
 
-    count = volume.grid.shape[slice_axis(volume.grid, policy.axis)]
+    axis = slice_axis(volume.grid, policy.axis)
+    count = volume.grid.shape[axis]
     wanted = range(count) if indices is None else [int(i) for i in indices]
     if not len(wanted):
         raise UsageError(f"no slices of {volume.name} were asked for; it has 0..{count - 1}")
@@ -174,14 +209,17 @@ def embed_query(
     index: list[int] = []
     positions: list[float | None] = []
     images: list[NDArray[np.uint8]] = []
+    thumbnails: list[NDArray[np.uint8]] = []
     parts: list[NDArray[np.float32]] = []
     progress(0, len(wanted), message)
     while batch := list(islice(slices, size)):
-        parts.append(embedder.embed_batch([s.image for s in batch]))
+        turned = [np.ascontiguousarray(turn(s.image, orientation)) for s in batch]
+        parts.append(embedder.embed_batch([embedded_part(image, policy.crop) for image in turned]))
         index += [s.index for s in batch]
         positions += [s.position_mm for s in batch]
+        thumbnails += map(thumbnail, turned)
         if keep_images:
-            images += [s.image for s in batch]
+            images += turned
         progress(len(index), len(wanted), message)
     query = from_arrays(
         np.concatenate(parts),
@@ -191,7 +229,13 @@ def embed_query(
         name=volume.name,
         identity=embedder.identity,
     )
-    return replace(query, images=tuple(images)) if keep_images else query
+    return replace(
+        query,
+        images=tuple(images) if keep_images else None,
+        orientation=orientation,
+        thumbnails=np.stack(thumbnails),
+        through_mm=volume.grid.spacing[axis] if volume.grid.spacing_known else None,
+    )
 
 
 def _embed_whole(
@@ -274,18 +318,3 @@ def check_comparable(index: EmbedderIdentity, query: QueryEmbeddings) -> None:
             f"the query's embeddings have {dim} components, those of the index {index.dim}; "
             f"embed the query with {index.name}, as the index was"
         )
-
-
-def _runs(numbers: Sequence[int]) -> str:
-    """Short text for a set of slice indices.
-
-    >>> _runs([0, 1, 2, 3, 7])
-    '0..3, 7'
-    """
-    runs: list[list[int]] = []
-    for number in sorted(numbers):
-        if runs and number == runs[-1][1] + 1:
-            runs[-1][1] = number
-        else:
-            runs.append([number, number])
-    return ", ".join(str(a) if a == b else f"{a}..{b}" for a, b in runs)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from medretrieval.errors import UsageError
+from medretrieval.retrieval.modes import Mode
+from medretrieval.retrieval.selection import Selection
 from medretrieval.types import EmbedderIdentity
 
 
@@ -18,8 +22,23 @@ def refuse_slices(embedder: EmbedderIdentity, slices: object) -> None:
     if embedder.unit == "volume" and slices is not None:
         raise UsageError(
             f"this index cannot be searched with single slices: {_reason(embedder)}. Leave the "
-            "slice out (--slice, slice_index), and the whole volume is compared"
+            "slices out (--slice, --slices, --structure, --sample), and the whole volume is "
+            "compared"
         )
+
+
+def refuse_choice(embedder: EmbedderIdentity, select: Selection, mode: Mode) -> None:
+    """Refuse to choose slices of the query, and modes that need such a choice.
+
+    Raises:
+        UsageError: the message says what to do instead.
+    """
+    if embedder.unit == "volume" and mode.needs:
+        raise UsageError(
+            f"mode {mode.name} searches with some slices of the query, and this index cannot: "
+            f"{_reason(embedder)}. Choose another mode, such as mean-pool"
+        )
+    refuse_slices(embedder, None if select == replace(Selection(), seed=select.seed) else select)
 
 
 def refuse_supports(embedder: EmbedderIdentity) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol, TypeAlias, Unpack
 
 import numpy as np
@@ -11,6 +12,7 @@ from PIL import Image
 
 from medretrieval.errors import UsageError
 from medretrieval.imaging.geometry import extract, insert, slice_axis
+from medretrieval.imaging.orientation import AS_STORED, turn, turn_back
 from medretrieval.imaging.slices import make_slices
 from medretrieval.segmentation.labels import SliceSegmentation, merge, vocabulary
 from medretrieval.segmentation.options import OptionChanges
@@ -58,6 +60,7 @@ def segment_volume(
     *,
     labels: Sequence[str] | None = None,
     indices: Iterable[int] | None = None,
+    orientation: str = AS_STORED,
     progress: Progress = no_progress,
     **changes: Unpack[OptionChanges],
 ) -> LabelVolume:
@@ -72,6 +75,8 @@ def segment_volume(
             supports of some slice do not know is absent there.
         indices: slices to segment, by voxel index along the sliced axis; default is all. The
             others stay background.
+        orientation: how slices are turned before they are given to `choose` and segmented, one of
+            `imaging.ORIENTATIONS`; their label maps are turned back.
         progress: told after every slice.
         **changes: options for `Segmenter.segment`.
 
@@ -109,12 +114,14 @@ def segment_volume(
                 **changes,
             )
             for (piece, _), result in zip(members, results, strict=True):
-                shape = extract(volume.voxels, volume.grid, axis, piece.index).shape
-                mask = _full_size(result, (shape[0], shape[1]))
+                stored = extract(volume.voxels, volume.grid, axis, piece.index)
+                rows, columns = turn(stored, orientation).shape[:2]
+                mask = turn_back(_full_size(result, (rows, columns)), orientation)
                 found.append((piece.index, mask, result.names))
         chunk.clear()
 
-    for piece in make_slices(volume, policy, indices=wanted):
+    for made in make_slices(volume, policy, indices=wanted):
+        piece = replace(made, image=np.ascontiguousarray(turn(made.image, orientation)))
         supports = choose(piece)
         names = _names(supports)
         known |= names

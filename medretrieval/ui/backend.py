@@ -6,7 +6,6 @@ Everything here is read-only for visitors: what they choose lives in their own s
 from __future__ import annotations
 
 import dataclasses
-import functools
 import os
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,8 +20,18 @@ from medretrieval import pipeline
 from medretrieval.demo import Demo, DemoQuery, open_demo
 from medretrieval.errors import UsageError
 from medretrieval.imaging import make_slices, read_volume, slice_axis
+from medretrieval.imaging.orientation import AS_STORED
 from medretrieval.segmentation.registry import DEFAULT_SEGMENTER
-from medretrieval.types import Hit, Match, Progress, SlicePolicy, Support, Volume, no_progress
+from medretrieval.types import (
+    Hit,
+    Match,
+    Progress,
+    SearchResult,
+    SlicePolicy,
+    Support,
+    Volume,
+    no_progress,
+)
 from medretrieval.ui.session import CartItem, Outcome
 from medretrieval.ui.text import aspect
 
@@ -89,22 +98,9 @@ class Opened:
         """Whether its embedder embeds whole volumes, and not slices."""
         return bool(self.index.manifest.embedder.unit == "volume")
 
-    @functools.cached_property
-    def _rows(self) -> dict[tuple[str, int], int]:
-        store = self.index.store
-        volumes = (store.volume_ids[code] for code in store.volume.tolist())
-        return {
-            key: row
-            for row, key in enumerate(zip(volumes, store.slice_index.tolist(), strict=True))
-        }
-
-    def row(self, volume_id: str, slice_index: int) -> int:
-        """The database row of a slice of a volume."""
-        return self._rows[volume_id, slice_index]
-
     def cart_item(self, hit: Hit, match: Match) -> CartItem | None:
         """The annotated slice of a pair for the support set; None if it is not annotated."""
-        row = self.row(hit.volume_id, match.slice_index)
+        row = self.index.store.row(hit.volume_id, match.slice_index)
         if not self.index.store.has_mask(row):
             return None
         return CartItem(
@@ -117,6 +113,13 @@ class Opened:
     def cart_key(self, row: int) -> str:
         """The key in the support set of a row of this index."""
         return f"{self.key}/{row}"
+
+    def pseudonym(self, patient: str) -> str:
+        """The name under which the index knows a patient; as it is if it does not."""
+        known = self.index.store.patient.names
+        return next(
+            (name for name in self.index.store.pseudonyms(patient) if name in known), patient
+        )
 
     def describe(self) -> dict[str, Any]:
         """Name, content and embedder of the index, JSON-able; not the path on this machine."""
@@ -228,6 +231,8 @@ class Backend:
     def open(self, key: str | None, progress: Progress = no_progress) -> Opened:
         """The index that `key` names: the demo, a listed one, or a folder of this machine.
 
+        Several that are separated by commas are opened together and searched as one.
+
         Raises:
             UsageError: no such index, or folders may not be named on this page.
             IndexFormatError: the folder is not a sound index.
@@ -235,24 +240,44 @@ class Backend:
         key = (key or "").strip()
         if not key:
             raise UsageError("no index is chosen; choose one from the list")
-        if key != DEMO and key not in self._listed and not self.allow_paths:
-            raise UsageError(
-                "this page opens only the indexes of its list; choose one of them, or run the "
-                "page on your own machine to search your own index"
-            )
+        parts = self._parts(key)
+        for part in parts:
+            if part != DEMO and part not in self._listed and not self.allow_paths:
+                raise UsageError(
+                    "this page opens only the indexes of its list; choose one of them, or run the "
+                    "page on your own machine to search your own index"
+                )
         # Build the demo outside of the lock of its index, so that both show their progress.
-        path = (
+        paths = [
             self.demo(progress).index
-            if key == DEMO
-            else Path(self._listed.get(key, key)).expanduser()
+            if part == DEMO
+            else Path(self._listed.get(part, part)).expanduser()
+            for part in parts
+        ]
+        return self._once.get(
+            f"index {key}",
+            lambda _: self._open(key, paths, synthetic=set(parts) == {DEMO}),
+            progress,
         )
-        return self._once.get(f"index {key}", lambda _: self._open(key, path), progress)
 
-    def _open(self, key: str, path: Path) -> Opened:
+    def _parts(self, key: str) -> list[str]:
+        """The indexes that are opened together under `key`, which separates them by commas."""
+        if key == DEMO or key in self._listed or (self.allow_paths and Path(key).exists()):
+            return [key]
+        return [part.strip() for part in key.split(",") if part.strip()]
+
+    def _open(self, key: str, paths: Sequence[Path], *, synthetic: bool) -> Opened:
         from medretrieval.retrieval.engine import open_index
 
         title = DEMO_TITLE if key == DEMO else key
-        return Opened(key=key, title=title, index=open_index(path), synthetic=key == DEMO)
+        index = open_index(paths[0] if len(paths) == 1 else paths)
+        return Opened(key=key, title=title, index=index, synthetic=synthetic)
+
+    def search_fused(
+        self, indexes: Sequence[Opened], query: Volume, **options: Any
+    ) -> SearchResult:
+        """Search several indexes of the same cases; arguments as for `pipeline.search_fused`."""
+        return pipeline.search_fused([opened.index for opened in indexes], query, **options)
 
     def from_phantoms(self, outcome: Outcome) -> bool:
         """Whether any annotated slice that a mask was made from is synthetic."""
@@ -281,6 +306,7 @@ class Backend:
         supports: Sequence[Support] | None = None,
         labels: Sequence[str] | None = None,
         indices: Sequence[int] | None = None,
+        orientation: str = AS_STORED,
         progress: Progress = no_progress,
     ) -> pipeline.Segmentation:
         """Segment with a shared segmenter; arguments as for `pipeline.segment`."""
@@ -292,6 +318,7 @@ class Backend:
             supports=supports,
             labels=labels,
             indices=indices,
+            orientation=orientation,
             progress=progress,
         )
 

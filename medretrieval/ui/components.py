@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import gradio as gr
 
 from medretrieval.pipeline import DEFAULT_SUPPORT_K
+from medretrieval.retrieval.feedback import Feedback
 from medretrieval.retrieval.modes import MODES
 from medretrieval.segmentation.registry import DEFAULT_SEGMENTER
 from medretrieval.types import RESEARCH_ONLY
-from medretrieval.ui import content, text
+from medretrieval.ui import content, text, words
 from medretrieval.ui.backend import DEMO, Backend
+from medretrieval.ui.options_panel import SearchOptions
 from medretrieval.ui.pictures import Palette
+from medretrieval.ui.session import Session
 
 KEPT_SECONDS = 3600  # of a visitor's images and files after their last use
 
@@ -25,8 +29,17 @@ element.addEventListener('click', (event) => {
 });
 """
 
+# A native dialog holds the focus and closes on Escape by itself.
+ENLARGE_SCRIPT = """
+element.addEventListener('click', (event) => {
+  const button = event.target.closest('button[data-enlarge]');
+  if (button) button.nextElementSibling.showModal();
+  else if (event.target.matches('dialog, dialog img')) event.target.closest('dialog').close();
+});
+"""
 
-class Components:
+
+class Components(SearchOptions):
     """The components of the page, each an attribute by its name; made inside of a `gr.Blocks`.
 
     State that belongs to a visitor is in `gr.State`; `backend` is shared and read-only.
@@ -38,9 +51,11 @@ class Components:
         self.found = gr.State(None, time_to_live=KEPT_SECONDS)
         self.cart = gr.State((), time_to_live=KEPT_SECONDS)
         self.outcome = gr.State(None, time_to_live=KEPT_SECONDS)
+        self.feedback = gr.State(Feedback(), time_to_live=KEPT_SECONDS)
         # What was just made, until it is known to belong to what the visitor looks at now.
         self.new_found = gr.State(None, time_to_live=KEPT_SECONDS)
         self.new_outcome = gr.State(None, time_to_live=KEPT_SECONDS)
+        self.explaining = gr.State(None, time_to_live=KEPT_SECONDS)  # the hit that is explained
         gr.HTML(text.header(RESEARCH_ONLY))
         with gr.Row(elem_id="mr-columns"):
             with gr.Column(min_width=320):
@@ -50,6 +65,13 @@ class Components:
             with gr.Column(min_width=320):
                 self._segment_column()
         gr.HTML(text.footer(RESEARCH_ONLY))
+
+    def session(self) -> list[Any]:
+        """The components that make up a `Session`, in its order."""
+        return [getattr(self, field.name) for field in dataclasses.fields(Session)]
+
+    def _own_indexes(self) -> bool:
+        return self._backend.allow_paths
 
     def _cards(self, name: str, value: str) -> gr.HTML:
         return gr.HTML(value, js_on_load=CARDS_SCRIPT, elem_id=f"mr-{name}")
@@ -108,7 +130,9 @@ class Components:
             self._backend.choices(),
             value=DEMO,
             label="Index",
-            info="Choose one, or type the path of an index folder." if own else None,
+            info="Choose one, or type the path of an index folder; several with commas."
+            if own
+            else None,
             allow_custom_value=own,
             elem_id="mr-index",
         )
@@ -118,9 +142,10 @@ class Components:
             self.embedders = gr.HTML("")
         with gr.Row():
             self.mode = gr.Dropdown(
-                text.mode_choices(MODES),
+                words.mode_choices(MODES),
                 value="rerank",
                 label="Search for",
+                info=words.HINTS["rerank"],
                 scale=3,
                 min_width=180,
                 elem_id="mr-mode",
@@ -136,12 +161,19 @@ class Components:
                 buttons=[],
                 elem_id="mr-k",
             )
+        self._search_options()
         self.search = gr.Button("Find similar cases", variant="primary", elem_id="mr-search")
+        with gr.Row(visible=False, elem_id="mr-chips-panel") as self.chips_panel:
+            self.chips = self._cards("chips", "")
+            self.again = gr.Button(
+                "Search again", variant="primary", size="sm", min_width=110, elem_id="mr-again"
+            )
         self.search_status = gr.HTML("", elem_id="mr-search-status")
         self.hits = self._cards(
             "hits", text.placeholder("No results yet", "Similar annotated cases are listed here.")
         )
         self.why = gr.HTML("", elem_id="mr-why")
+        self.maps = gr.HTML("", js_on_load=ENLARGE_SCRIPT, elem_id="mr-maps")
 
     def _segment_column(self) -> None:
         gr.HTML(text.step(3, "Segment from annotated slices"))

@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medretrieval.imaging import position_mm, slice_axis
+from medretrieval.retrieval.feedback import Feedback
 from medretrieval.retrieval.modes import MODES
 from medretrieval.types import Hit, Match, SlicePolicy
-from medretrieval.ui import pictures, text
+from medretrieval.ui import pictures, text, words
 from medretrieval.ui.backend import Example, Opened
 from medretrieval.ui.pictures import Palette
 from medretrieval.ui.session import Cart, Found, Outcome, Props, Query
@@ -50,7 +51,6 @@ def example_cards(items: Sequence[Example]) -> str:
                     image=pictures.thumbnail(item.image, aspect=item.aspect, side=144),
                     alt=f"Open the example {item.query.title}",
                     lines=[_short(item.query.title)],
-                    action="open",
                     opens="open",
                 )
                 for place, item in enumerate(items)
@@ -127,22 +127,36 @@ def _stage(query: Query, policy: SlicePolicy, window: str, index: int) -> text.S
     )
 
 
+def row_aspect(opened: Opened, row: int) -> float | None:
+    """Width divided by height of a database slice, in mm; None if unknown."""
+    store = opened.index.store
+    down, right, _ = (float(s) for s in store.spacing[row])
+    if not (np.isfinite(down) and np.isfinite(right)):
+        return None
+    image = store.image(row)
+    return float(image.shape[1] * right / (image.shape[0] * down))
+
+
 def row_picture(opened: Opened, row: int, *, side: int = 224) -> NDArray[np.uint8]:
     """The picture of a database slice with the contours of its labels."""
     store = opened.index.store
-    image = store.image(row)
-    down, right, _ = (float(s) for s in store.spacing[row])
-    known = np.isfinite(down) and np.isfinite(right)
-    aspect = image.shape[1] * right / (image.shape[0] * down) if known else None
     return pictures.thumbnail(
-        image, store.mask(row), store.vocabulary, palette(opened), aspect=aspect, side=side
+        store.image(row),
+        store.mask(row),
+        store.vocabulary,
+        palette(opened),
+        aspect=row_aspect(opened, row),
+        side=side,
     )
 
 
-def hit_cards(found: Found, opened: Opened, cart: Cart, shown: int | None) -> str:
-    """The hits, each with its reasons behind the picture and a button for the support set.
+def hit_cards(
+    found: Found, opened: Opened, cart: Cart, feedback: Feedback, shown: int | None
+) -> str:
+    """The hits, each with its reasons behind the picture and its buttons.
 
     Args:
+        feedback: the examples of what is wanted and what is not.
         shown: the slice that the visitor looks at; each case shows the slice that met this one.
     """
     if not found.result.hits:
@@ -150,28 +164,49 @@ def hit_cards(found: Found, opened: Opened, cart: Cart, shown: int | None) -> st
     inside = {item.key for item in cart}
 
     def card(hit: Hit, match: Match) -> text.Card:
-        row = opened.row(hit.volume_id, match.slice_index)
-        annotated = opened.index.store.has_mask(row)
-        taken = opened.cart_key(row) in inside
-        labels = opened.index.store.labels[row]
+        store = opened.index.store
+        row = store.row(hit.volume_id, match.slice_index)
+        what = f"slice {match.slice_index} of {hit.volume_id}"
         return text.Card(
             key=f"{hit.rank}:{match.slice_index}:{match.query_slice}",
             image=row_picture(opened, row),
             alt=f"Hit {hit.rank}: {hit.volume_id}, slice {match.slice_index}. Show why",
-            lines=text.caption(
-                hit, match, labels, found.result.mode, found.slices, whole=found.whole
-            ),
-            action="add",
-            button=("\u2713 in the set" if taken else "+ add to set")
-            if annotated
-            else "not annotated",
-            describe=f"Add slice {match.slice_index} of {hit.volume_id} to the support set",
+            lines=words.caption(found, hit, match, store.labels[row]),
+            actions=[
+                *_judging(found.example(hit, match), feedback, opened),
+                _adding(store.has_mask(row), opened.cart_key(row) in inside, what),
+            ],
             badge=str(hit.rank),
-            active=taken or not annotated,
+            flag=("near duplicate", words.NEAR_DUPLICATE) if hit.near_duplicate else None,
             opens="why",
         )
 
     return text.cards((card(*pair) for pair in found.pairs(shown)), kind="hits")
+
+
+def _judging(key: str, feedback: Feedback, opened: Opened) -> list[text.Action]:
+    if opened.whole:
+        return []
+    return [
+        text.Action("like", "\u25b2 more", f"More like this: {key}", pressed=key in feedback.like),
+        text.Action(
+            "unlike", "\u25bc less", f"Less like this: {key}", pressed=key in feedback.unlike
+        ),
+    ]
+
+
+def _adding(annotated: bool, taken: bool, what: str) -> text.Action:
+    return text.Action(
+        "add",
+        ("\u2713 in the set" if taken else "+ add to set") if annotated else "not annotated",
+        f"Add {what} to the support set",
+        done=taken or not annotated,
+    )
+
+
+def examples_chosen(feedback: Feedback) -> str:
+    """The examples of what is wanted and what is not, each with a button to take it out."""
+    return text.chips((("More like", feedback.like), ("Less like", feedback.unlike)))
 
 
 def why(found: Found, hit: Hit, match: Match, query: Query, opened: Opened) -> str:
@@ -183,17 +218,27 @@ def why(found: Found, hit: Hit, match: Match, query: Query, opened: Opened) -> s
         aspect=text.aspect(query.volume.grid, axis),
         side=320,
     )
-    other = row_picture(opened, opened.row(hit.volume_id, match.slice_index), side=320)
+    row = opened.index.store.row(hit.volume_id, match.slice_index)
     similar = "" if found.whole else f", similarity {match.score:.3f}"
-    pair = "".join(
-        f'<figure><img src="{pictures.data_uri(image, lossy=True)}" alt="{escape(caption)}">'
-        f"<figcaption>{escape(caption)}</figcaption></figure>"
-        for image, caption in (
+    pair = text.figures(
+        (
             (own, f"your slice {match.query_slice}"),
-            (other, f"its slice {match.slice_index}{similar}"),
+            (row_picture(opened, row, side=320), f"its slice {match.slice_index}{similar}"),
         )
     )
-    return text.why(hit, found.result.mode, found.slices, pair, whole=found.whole)
+    mode, fused = found.result.mode, found.fused
+    score = words.score(hit, mode, found.slices, whole=found.whole, fused=fused)
+    meaning = words.score_meaning(mode, whole=found.whole, fused=fused)
+    notes = [f"<p><b>{escape(score)}</b>: {escape(meaning)}.</p>"]
+    if hit.near_duplicate:
+        notes.append(f"<p><b>Near duplicate</b>: {escape(words.NEAR_DUPLICATE)}</p>")
+    if hit.localization:
+        notes.append(f"<p><b>Where</b>: {escape(words.located(hit.localization))}.</p>")
+    table = "" if found.whole else text.pairs_table(hit.matches)
+    return (
+        f'<section class="mr-why"><h3>Why #{hit.rank}, {escape(hit.volume_id)}</h3>'
+        f'{"".join(notes)}<div class="mr-two">{pair}</div>{table}</section>'
+    )
 
 
 def cart_cards(cart: Cart, colours: Palette) -> str:
@@ -217,9 +262,9 @@ def cart_cards(cart: Cart, colours: Palette) -> str:
                 ),
                 alt=item.title,
                 lines=[item.title, ", ".join(item.support.names.values()) or "no structure"],
-                action="remove",
-                button="remove",
-                describe=f"Remove {item.title} from the support set",
+                actions=[
+                    text.Action("remove", "remove", f"Remove {item.title} from the support set")
+                ],
             )
             for item in cart
         ),
@@ -229,13 +274,13 @@ def cart_cards(cart: Cart, colours: Palette) -> str:
 
 def opened_line(opened: Opened) -> str:
     """That an index was opened, and what is different if its rows are whole volumes."""
-    note = f" {text.WHOLE_NOTE}" if opened.whole else ""
+    note = f" {words.WHOLE_NOTE}" if opened.whole else ""
     return f"Opened the index {opened.index.manifest.name}.{note}"
 
 
 def modes(opened: Opened) -> Props:
     """The ways of searching by their titles for this index."""
-    titles = text.mode_choices(MODES, whole=opened.whole)
+    titles = words.mode_choices(MODES, whole=opened.whole)
     return Props(choices=titles, **({"value": "slice"} if opened.whole else {}))
 
 
@@ -261,7 +306,7 @@ def about(opened: Opened) -> str:
         "License": m.license,
     }
     if opened.whole:
-        rows["Searching"] = text.WHOLE_NOTE
+        rows["Searching"] = words.WHOLE_NOTE
     if opened.synthetic:
         rows["Limits"] = (
             "Synthetic phantoms computed from formulas, no patients. Good for trying the page out; "

@@ -8,12 +8,19 @@ from typing import Any
 
 import gradio as gr
 
-from medretrieval.errors import MedRetrievalError
+from medretrieval.errors import MedRetrievalError, UsageError
+from medretrieval.imaging.orientation import AS_STORED
 from medretrieval.pipeline import DEFAULT_SUPPORT_K
+from medretrieval.retrieval.aggregation import DEFAULT_SIGMA
+from medretrieval.retrieval.feedback import Feedback
+from medretrieval.retrieval.filters import Filters
+from medretrieval.retrieval.rerank import LOCALIZED_SLICES
+from medretrieval.retrieval.selection import Selection
 from medretrieval.segmentation.registry import DEFAULT_SEGMENTER
-from medretrieval.ui import exports
+from medretrieval.ui import exports, words
 from medretrieval.ui.actions import Actions
 from medretrieval.ui.backend import DEMO
+from medretrieval.ui.options import Wanted
 from medretrieval.ui.wiring import INTERNAL, stored
 
 logger = logging.getLogger(__name__)
@@ -33,24 +40,48 @@ class Endpoints:
         self._connect()
 
     def _connect(self) -> None:
-        with gr.Column(visible=False):
-            file = gr.File(label="file")
-            index = gr.Textbox(DEMO, label="index")
-            mode = gr.Textbox("rerank", label="mode")
-            k = gr.Number(5, precision=0, label="k")
-            number = gr.Number(None, precision=0, label="slice_index")
-            labels = gr.JSON([], label="labels")
-            support_k = gr.Number(DEFAULT_SUPPORT_K, precision=0, label="support_k")
-            segmenter = gr.Textbox(DEFAULT_SEGMENTER, label="segmenter")
-            answer, mask, button = gr.JSON(label="result"), gr.File(label="mask"), gr.Button()
         heavy: dict[str, Any] = {"concurrency_id": "models", "concurrency_limit": 2}
+        with gr.Column(visible=False):
+            file, label_map = gr.File(label="file"), gr.File(label="label_map")
+            index, number = _text(DEMO, "index"), _number(None, "slice_index")
+            labels, names = gr.JSON([], label="labels"), gr.JSON({}, label="label_names")
+            mode, k = _text("rerank", "mode"), _number(5, "k")
+            # In the order of the arguments of `search`.
+            options = [
+                gr.JSON([], label="slices"),
+                _text("", "structure"),
+                label_map,
+                names,
+                _text("", "sample"),
+                _number(0, "seed"),
+                _text("", "modality"),
+                _text("", "region"),
+                labels,
+                gr.JSON({}, label="where"),
+                _text("", "exclude_patient"),
+                gr.JSON([], label="like"),
+                gr.JSON([], label="unlike"),
+                _text(AS_STORED, "orientation"),
+                gr.Number(DEFAULT_SIGMA, label="sigma"),
+                _number(None, "candidates"),
+                _number(LOCALIZED_SLICES, "top"),
+                gr.JSON([], label="also"),
+            ]
+            support_k = _number(DEFAULT_SUPPORT_K, "support_k")
+            segmenter = _text(DEFAULT_SEGMENTER, "segmenter")
+            turned = _text(AS_STORED, "orientation")
+            answer, mask, button = gr.JSON(label="result"), gr.File(label="mask"), gr.Button()
         button.click(self.indexes, None, answer, api_name="indexes")
         button.click(
-            self.search, [file, index, mode, k, number], answer, api_name="search", **heavy
+            self.search,
+            [file, index, mode, k, number, *options],
+            answer,
+            api_name="search",
+            **heavy,
         )
         button.click(
             self.segment,
-            [file, index, labels, number, support_k, segmenter],
+            [file, index, labels, number, support_k, segmenter, turned],
             [mask, answer],
             api_name="segment",
             **heavy,
@@ -71,26 +102,94 @@ class Endpoints:
         mode: str = "rerank",
         k: int = 5,
         slice_index: int | None = None,
+        slices: list[int] | None = None,
+        structure: str = "",
+        label_map: str | None = None,
+        label_names: dict[str, str] | None = None,
+        sample: str = "",
+        seed: int = 0,
+        modality: str = "",
+        region: str = "",
+        labels: list[str] | None = None,
+        where: dict[str, str] | None = None,
+        exclude_patient: str = "",
+        like: list[str] | None = None,
+        unlike: list[str] | None = None,
+        orientation: str = AS_STORED,
+        sigma: float = DEFAULT_SIGMA,
+        candidates: int | None = None,
+        top: int = LOCALIZED_SLICES,
+        also: list[str] | None = None,
     ) -> dict[str, Any]:
         """Find the annotated slices or cases most similar to an image.
 
         Args:
             file: PNG, JPEG, TIFF, NIfTI, DICOM file, or zip of a DICOM series.
-            index: key of an index, as listed by /indexes.
-            mode: "slice", "count", "weighted" or "rerank".
+            index: key of an index, as listed by /indexes; several, separated by commas, are
+                searched as one.
+            mode: "slice", "count", "weighted", "sampled", "max", "sum", "mean-pool",
+                "median-pool", "region", "localized" or "rerank".
             k: number of hits.
             slice_index: search with this slice alone, counted from 0; default all.
+            slices: search with the slices from the first to the last of these two numbers.
+            structure: search with the slices of this structure of the label map; where a mode
+                localizes, also what is looked for.
+            label_map: label map of the image, on its grid.
+            label_names: names of its values, such as {"1": "liver"}; default those of the index.
+            sample: search with a sample of slices: "random:N", "mm:X" or "step:N".
+            seed: of a random sample.
+            modality: only cases of this modality.
+            region: only cases of this body region.
+            labels: only slices that show one of these structures.
+            where: only slices with these values of stored columns, such as {"scanner": "B"}.
+            exclude_patient: leave out this patient.
+            like: examples of what is wanted, "VOLUME_ID" or "VOLUME_ID:SLICE".
+            unlike: examples of what is not.
+            orientation: how slices are turned before, such as "rotated left"; "any" finds it out.
+            sigma: of mode "weighted": width of the weights as a share of the slices.
+            candidates: of mode "rerank": compare only so many cases closely; default all.
+            top: of mode "rerank": how many slices of a case say where the image is in it.
+            also: keys of further indexes of the same cases, whose rankings are fused.
 
         Returns:
-            {"query", "mode", "hits": [...]}, as `medretrieval search --json` prints it.
+            {"query", "mode", "orientation", "hits": [...]}, as `medretrieval search --json` prints
+            it.
         """
         with Answering():
             volume = self._actions.read_upload(file)
             opened = self._backend.open(index)
-            answer: dict[str, Any] = opened.index.search(
-                volume, mode=mode, k=int(k), slice_index=slice_index, query_name="query"
-            ).to_json()
-        return answer
+            given = _named(label_names)
+            read = self._actions.read_map(label_map, volume, given, opened) if label_map else None
+            result = self._actions.search_with(
+                opened,
+                volume,
+                Wanted(
+                    select=Selection(
+                        slices=_first_and_last(slices),
+                        structure=structure or None,
+                        labels=read,
+                        sample=sample or None,
+                        seed=int(seed or 0),
+                    ),
+                    filters=Filters(
+                        modality=modality or None,
+                        region=region or None,
+                        labels=labels or None,
+                        where=where or {},
+                        exclude_patient=exclude_patient or None,
+                    ),
+                    feedback=Feedback(like=tuple(like or ()), unlike=tuple(unlike or ())),
+                    orientation=orientation or AS_STORED,
+                    sigma=sigma,
+                    candidates=int(candidates) if candidates else None,
+                    top=int(top),
+                    also=tuple(also or ()),
+                ),
+                mode=mode,
+                k=int(k),
+                slice_index=slice_index,
+            )
+        return result.to_json()
 
     def segment(
         self,
@@ -100,6 +199,7 @@ class Endpoints:
         slice_index: int | None = None,
         support_k: int = DEFAULT_SUPPORT_K,
         segmenter: str = DEFAULT_SEGMENTER,
+        orientation: str = AS_STORED,
     ) -> tuple[str, dict[str, Any]]:
         """Segment an image from the most similar annotated slices of an index.
 
@@ -110,6 +210,7 @@ class Endpoints:
             slice_index: segment this slice alone, counted from 0; default all.
             support_k: annotated slices found for each slice of the image.
             segmenter: name of the segmenter.
+            orientation: how slices are turned before, as for /search; the mask is turned back.
 
         Returns:
             The label map as NIfTI on the grid of the image, and what was found.
@@ -125,9 +226,32 @@ class Endpoints:
                 supports=None,
                 labels=labels or None,
                 indices=None if slice_index is None else [int(slice_index)],
+                orientation=orientation or AS_STORED,
             )
             data = exports.nifti_bytes(made.labels)
         return stored(exports.MASK_FILE, data, self._cache), made.to_json()
+
+
+def _text(value: str, name: str) -> gr.Textbox:
+    return gr.Textbox(value, label=name)
+
+
+def _number(value: int | None, name: str) -> gr.Number:
+    return gr.Number(value, precision=0, label=name)
+
+
+def _first_and_last(slices: list[int] | None) -> tuple[int, int] | None:
+    if not slices:
+        return None
+    if len(slices) != 2 or not all(isinstance(number, int) for number in slices):
+        raise UsageError(f"slices is {slices}; expected the first and the last, such as [20, 45]")
+    return slices[0], slices[1]
+
+
+def _named(names: dict[str, str] | None) -> dict[int, str] | None:
+    if not names:
+        return None
+    return words.label_names(",".join(f"{value}={name}" for value, name in names.items()))
 
 
 class Answering:

@@ -9,13 +9,13 @@ import csv
 import io
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from medretrieval import __version__
 from medretrieval.imaging import write_labels
-from medretrieval.types import RESEARCH_ONLY, LabelVolume, SearchResult
+from medretrieval.types import RESEARCH_ONLY, LabelVolume
 from medretrieval.ui.session import Cart, Found, Outcome, Query
 
 HITS_FILE = "medretrieval-hits.csv"
@@ -35,15 +35,20 @@ COLUMNS = (
     "row_id",
     "query_slice",
     "match_score",
+    "near_duplicate",
+    "orientation",
+    "localized_slices",
+    "localization_ratio",
 )
 
 
-def hits_csv(result: SearchResult) -> str:
-    """One line per hit, with its best match; labels separated by ";", slices counted from 0."""
+def hits_csv(found: Found) -> str:
+    """One line per hit, with its best match; lists separated by ";", slices counted from 0."""
     out = io.StringIO()
     writer = csv.DictWriter(out, COLUMNS, lineterminator="\n")
     writer.writeheader()
-    for hit in result.hits:
+    for hit in found.result.hits:
+        where = hit.localization
         best = hit.matches[0] if hit.matches else None
         writer.writerow(
             {
@@ -58,6 +63,14 @@ def hits_csv(result: SearchResult) -> str:
                 "row_id": hit.row_id,
                 "query_slice": "" if best is None else best.query_slice,
                 "match_score": "" if best is None else f"{best.score:.6g}",
+                "near_duplicate": "yes" if hit.near_duplicate else "no",
+                "orientation": found.result.orientation,
+                "localized_slices": ";".join(
+                    str(match.slice_index) for match in (where.slices if where else ())
+                ),
+                "localization_ratio": ""
+                if where is None or where.ratio is None
+                else f"{where.ratio:.6g}",
             }
         )
     return out.getvalue()
@@ -72,6 +85,7 @@ def settings_json(
     *,
     query: Query,
     index: Mapping[str, Any],
+    patient: Callable[[str], str] = str,
     found: Found | None,
     cart: Cart,
     outcome: Outcome | None,
@@ -80,6 +94,7 @@ def settings_json(
 
     Args:
         index: name and embedder of the index, JSON-able.
+        patient: gives the name of a patient under which to write it down.
     """
     grid = query.volume.grid
     data: dict[str, Any] = {
@@ -101,6 +116,10 @@ def settings_json(
             "mode": found.result.mode,
             "k": found.k,
             "query_slice": found.slice_index,
+            "query_slices": found.slices,
+            "options": found.wanted.to_json(patient=patient),
+            "fused_with": list(found.also),
+            "orientation": found.result.orientation,
             "hits": found.result.to_json()["hits"],
         }
     if outcome is not None:
@@ -109,6 +128,7 @@ def settings_json(
             "query_slice": outcome.slice_index,
             "supports_from": "support set" if outcome.cart else "retrieval for each slice",
             "support_k": None if outcome.cart else outcome.support_k,
+            "orientation": outcome.orientation,
             **outcome.segmentation.to_json(),
         }
     return json.dumps(data, indent=2, ensure_ascii=False) + "\n"

@@ -34,7 +34,7 @@ def segmenting(backend: Backend) -> Callable[..., Segmentation]:
     """
 
     def duration(_key: str, volume: Volume, *options: Any) -> int:
-        indices = options[-1]
+        *_, indices, _orientation = options
         slices = max(volume.grid.shape) if indices is None else len(indices)
         return min(20 + slices, 240)
 
@@ -46,6 +46,7 @@ def segmenting(backend: Backend) -> Callable[..., Segmentation]:
         supports: Sequence[Support] | None,
         labels: Sequence[str] | None,
         indices: Sequence[int] | None,
+        orientation: str,
     ) -> Segmentation:
         return backend.segment(
             key,
@@ -55,6 +56,7 @@ def segmenting(backend: Backend) -> Callable[..., Segmentation]:
             supports=supports,
             labels=labels,
             indices=indices,
+            orientation=orientation,
             progress=reporting(gr.Progress()),
         )
 
@@ -62,7 +64,7 @@ def segmenting(backend: Backend) -> Callable[..., Segmentation]:
         work = spaces.GPU(duration=duration)(work)
 
     def segment(key: str, volume: Volume, **options: Any) -> Segmentation:
-        names = ("segmenter", "support_k", "supports", "labels", "indices")
+        names = ("segmenter", "support_k", "supports", "labels", "indices", "orientation")
         return work(key, volume, *(options[name] for name in names))
 
     return segment

@@ -11,7 +11,10 @@ import numpy as np
 
 from medretrieval.errors import InputError, UsageError
 from medretrieval.imaging import make_slices, slice_axis
+from medretrieval.imaging.orientation import AS_STORED
 from medretrieval.pipeline import Segmentation
+from medretrieval.retrieval.feedback import Feedback
+from medretrieval.retrieval.filters import Filters
 from medretrieval.types import (
     Hit,
     LabelVolume,
@@ -22,6 +25,7 @@ from medretrieval.types import (
     Support,
     Volume,
 )
+from medretrieval.ui.options import ANY_ORIENTATION, Wanted
 
 PAIR_SLICES = 8  # of an uploaded annotated volume, so many slices become supports
 
@@ -36,12 +40,14 @@ class Query:
 
     Attributes:
         title: shown on the page; never a file name, which may hold a patient's name.
+        labels: label map on its grid, if the visitor brought one.
         token: different for every image loaded, so that an older result is recognised.
     """
 
     volume: Volume
     title: str
     synthetic: bool = False
+    labels: LabelVolume | None = None
     token: str = field(default_factory=_token)
 
     def slices(self, policy: SlicePolicy) -> int:
@@ -60,11 +66,13 @@ class Found:
 
     Attributes:
         query: token of the query.
-        slice_index: the only slice that was searched with, None for all.
-        slices: with how many slices of the query.
+        slice_index: the only slice that was searched with because it was shown, None otherwise.
+        chosen: the slices of the query that it was searched with.
         seconds: that it took.
+        wanted: the other options.
         embedded: embeddings of all slices (`retrieval.query.QueryEmbeddings`) if they were made.
         whole: whether whole volumes were compared, each shown by one of its slices.
+        also: names of the further indexes whose rankings were fused.
     """
 
     result: SearchResult
@@ -72,10 +80,46 @@ class Found:
     index: str
     k: int
     slice_index: int | None
-    slices: int
+    chosen: tuple[int, ...]
     seconds: float
+    wanted: Wanted = field(default_factory=Wanted)
     embedded: Any = None
     whole: bool = False
+    also: tuple[str, ...] = ()
+
+    @property
+    def slices(self) -> int:
+        """With how many slices of the query; 1 where it was compared as a whole."""
+        return 1 if self.whole else len(self.chosen)
+
+    @property
+    def fused(self) -> bool:
+        """Whether scores are those of several rankings together."""
+        return bool(self.also)
+
+    @property
+    def narrowed(self) -> bool:
+        """Whether filters left cases out."""
+        return self.wanted.filters != Filters()
+
+    @property
+    def in_part(self) -> bool:
+        """Whether it was a search with a part of the query, so that its place is of interest."""
+        return self.wanted.select.slices is not None or self.wanted.select.structure is not None
+
+    def example(self, hit: Hit, match: Match) -> str:
+        """The key of a hit as an example of what is wanted: a slice, or a case."""
+        if self.result.mode == "slice" and not self.whole:
+            return f"{hit.volume_id}:{match.slice_index}"
+        return hit.volume_id
+
+    def reusable(self, query: Query, index: str, wanted: Wanted) -> bool:
+        """Whether its embeddings are those that another search needs."""
+        same = self.wanted.orientation == wanted.orientation
+        # How an image lies is found by what may be found.
+        if wanted.orientation == ANY_ORIENTATION:
+            same = same and self.wanted.filters == wanted.filters
+        return same and self.fits(query, index)
 
     def fits(self, query: Query, index: str) -> bool:
         """Whether this was a search for the same image in the same index."""
@@ -191,6 +235,7 @@ class Outcome:
     slice_index: int | None
     cart: tuple[str, ...]  # keys; empty where the supports were retrieved for each slice
     support_k: int
+    orientation: str = AS_STORED  # in which the slices were segmented
 
     def fits(self, query: Query, index: str) -> bool:
         """Whether this was made of the same image with the same index."""
@@ -229,4 +274,5 @@ class Session:
     found: Found | None = None
     cart: Cart = ()
     outcome: Outcome | None = None
+    feedback: Feedback = field(default_factory=Feedback)
     index: str

@@ -1,4 +1,4 @@
-"""The words of the page as HTML. Everything that comes from a file or an index is escaped."""
+"""The pieces of the page as HTML. Everything that comes from a file or an index is escaped."""
 
 from __future__ import annotations
 
@@ -10,39 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medretrieval.errors import UsageError
 from medretrieval.imaging.geometry import display_axes, orientation
-from medretrieval.types import UNKNOWN, Grid, Hit, Match, Volume
+from medretrieval.types import Grid, Match
 from medretrieval.ui.pictures import Palette, data_uri
-from medretrieval.ui.session import Found, Outcome
 
 PLANES = ("sagittal", "coronal", "axial")
 # First letter: the edge at the top; second: the edge at the left (of the patient).
 EDGES = {"axial": "A R", "coronal": "S R", "sagittal": "S A"}
-MODES = {
-    "slice": "Slices like this one",
-    "count": "Cases, counted",
-    "weighted": "Cases, weighted count",
-    "rerank": "Cases, re-ranked",
-}
-# In an index of whole volumes.
-WHOLE_MODES = {
-    "slice": "Volumes like this one",
-    "count": "The most similar volume, counted",
-    "weighted": "The most similar volume, weighted",
-    "rerank": "The most similar volume, re-ranked",
-}
-WHOLE_SCORE = "cosine similarity of the two volumes, each compared as a whole; 1 is identical"
-WHOLE_NOTE = (
-    "This index compares whole volumes, so the slice that you look at makes no difference to a "
-    "search; to segment, add slices to the support set yourself."
-)
-SCORES = {
-    "slice": "cosine similarity of the two slices; 1 is identical",
-    "count": "how many slices of your image have their best match in this case",
-    "weighted": "the same count, in which slices near the middle of your image weigh more",
-    "rerank": "the best similarity within this case, summed over the slices of your image",
-}
 
 
 def status(kind: str, message: str) -> str:
@@ -79,85 +53,6 @@ def footer(limits: str) -> str:
 def step(number: int, title: str) -> str:
     """Heading of a column."""
     return f'<div class="mr-step"><i aria-hidden="true">{number}</i><h2>{escape(title)}</h2></div>'
-
-
-def label_names(text: str | None) -> dict[int, str] | None:
-    """Names of mask values from "1=liver, 2=spleen"; None if there are none.
-
-    Raises:
-        UsageError: not of that form.
-    """
-    names: dict[int, str] = {}
-    for item in filter(None, (part.strip() for part in (text or "").split(","))):
-        value, equals, name = (part.strip() for part in item.partition("="))
-        if not (equals and value.isdecimal() and int(value) > 0 and name):
-            raise UsageError(
-                f"{item!r} does not name a mask value; write for example 1=liver, 2=spleen"
-            )
-        names[int(value)] = name
-    return names or None
-
-
-def found_line(found: Found, slices: int, *, meaningless: bool = False) -> str:
-    """What a search gave, for an image of `slices` slices.
-
-    `meaningless`: it was a search for a real image among phantoms. Something is always found
-    there, and must not look like an answer.
-    """
-    hits = len(found.result.hits)
-    if not hits:
-        return "Nothing similar was found in this index."
-    what = "similar cases" if found.slice_index is None else "similar slices"
-    if found.slice_index is not None and slices > 1:
-        what = f"slices similar to your slice {found.slice_index}"
-    if hits == 1:
-        what = what.replace("cases", "case").replace("slices", "slice", 1)
-    line = f"{hits} {what}, {_took(found.seconds)}. Click a picture to see why it was found."
-    if found.whole and found.result.mode != "slice":
-        line += f" To see more cases, search for “{WHOLE_MODES['slice']}”."
-    elif hits < found.k and found.slice_index is None and not found.whole:
-        line += " In no other case is the best match of any of your slices."
-    if meaningless:
-        line += " This index is synthetic: for a real image its cases have no meaning."
-    return line
-
-
-def segmented_line(outcome: Outcome, slices: int, *, meaningless: bool = False) -> str:
-    """What was segmented of an image of `slices` slices, from what, and how long it took.
-
-    `meaningless`: it is a real image, segmented from phantoms.
-    """
-    made = outcome.segmentation
-    if slices == 1:
-        what = "your image"
-    elif outcome.slice_index is not None:
-        what = f"slice {outcome.slice_index}"
-    else:
-        what = f"{made.slices} slice{'' if made.slices == 1 else 's'}"
-    one = slices == 1 or outcome.slice_index is not None
-    by = f"from annotated slices found for {'it' if one else 'each slice'}"
-    if outcome.cart:
-        by = "from the support set"
-    line = f"Segmented {what} {by}, {_took(made.seconds)} with {made.segmenter}."
-    if meaningless:
-        line += " Those slices are synthetic: on a real image the mask has no meaning."
-    return line
-
-
-def _took(seconds: float) -> str:
-    return "in under 0.1 s" if seconds < 0.05 else f"in {seconds:.1f} s"
-
-
-def size_line(volume: Volume) -> str:
-    """Modality, size and spacing of an image in one line; nothing that identifies a patient."""
-    grid = volume.grid
-    parts = [] if volume.modality == UNKNOWN else [volume.modality]
-    if not grid.spacing_known:
-        parts.append("\u00d7".join(map(str, grid.shape[:2])) + " pixels, spacing unknown")
-    else:
-        parts.append("\u00d7".join(map(str, grid.shape)) + " voxels")
-        parts.append("\u00d7".join(f"{s:.3g}" for s in grid.spacing) + " mm")
-    return " · ".join(parts)
 
 
 def plane(grid: Grid, axis: int) -> str:
@@ -214,15 +109,34 @@ def placeholder(title: str, hint: str) -> str:
 
 
 @dataclass(frozen=True)
-class Card:
-    """A small picture with a caption and one button.
+class Action:
+    """A button of a card.
 
     Attributes:
-        key: what the button's action is about.
+        name: of the action.
+        text: on the button.
+        describe: for a screen reader and as a tooltip, `text` if empty.
+        done: the action is done already or impossible: the button is disabled.
+        pressed: for a button that switches something on and off, whether it is on.
+    """
+
+    name: str
+    text: str
+    describe: str = ""
+    done: bool = False
+    pressed: bool | None = None
+
+
+@dataclass(frozen=True)
+class Card:
+    """A small picture with a caption and buttons.
+
+    Attributes:
+        key: what the actions of the card are about.
         lines: caption, first line first; the first is set in bold.
-        action, button: name of the action and text of the button; no button if `button` is empty.
-        describe: the button for a screen reader, `button` if empty.
-        active: the action is done already or impossible: the button is disabled.
+        actions: its buttons.
+        badge: a few letters over the picture.
+        flag: a remark over the picture, and what it means.
         opens: action of a click on the picture; none if empty.
     """
 
@@ -230,11 +144,9 @@ class Card:
     image: NDArray[np.uint8]
     alt: str
     lines: Sequence[str]
-    action: str
-    button: str = ""
-    describe: str = ""
+    actions: Sequence[Action] = ()
     badge: str = ""
-    active: bool = False
+    flag: tuple[str, str] | None = None
     opens: str = ""
 
 
@@ -247,88 +159,86 @@ def _card(card: Card) -> str:
     picture = (
         f'<img src="{data_uri(card.image, lossy=True)}" alt="{escape(card.alt)}" loading="lazy">'
     )
-    badge = (
-        f'<span class="mr-badge" aria-hidden="true">{escape(card.badge)}</span>'
-        if card.badge
-        else ""
-    )
-    data = f'data-key="{escape(card.key)}"'
+    if card.badge:
+        picture += f'<span class="mr-badge" aria-hidden="true">{escape(card.badge)}</span>'
     if card.opens:
         picture = (
-            f'<button type="button" class="mr-picture" data-action="{card.opens}" {data} '
-            f'aria-label="{escape(card.alt)}">{picture}{badge}</button>'
+            f'<button type="button" class="mr-picture" data-action="{card.opens}" '
+            f'data-key="{escape(card.key)}" aria-label="{escape(card.alt)}">{picture}</button>'
         )
     else:
-        picture = f'<div class="mr-picture">{picture}{badge}</div>'
+        picture = f'<div class="mr-picture">{picture}</div>'
+    flag = ""
+    if card.flag:
+        remark, meaning = map(escape, card.flag)
+        flag = f'<div class="mr-flag" title="{meaning}">{remark}</div>'
     lines = "".join(f"<span>{escape(line)}</span>" for line in card.lines)
-    button = ""
-    if card.button:
-        pressed = ' disabled class="mr-done"' if card.active else ""
-        button = (
-            f'<button type="button" data-action="{card.action}" {data}{pressed} '
-            f'aria-label="{escape(card.describe or card.button)}">{escape(card.button)}</button>'
+    buttons = "".join(_button(action, card.key) for action in card.actions)
+    if buttons:
+        buttons = f'<div class="mr-buttons">{buttons}</div>'
+    return f'<li class="mr-card">{picture}{flag}<div class="mr-caption">{lines}</div>{buttons}</li>'
+
+
+def _button(action: Action, key: str) -> str:
+    described = escape(action.describe or action.text)
+    state = ' disabled class="mr-done"' if action.done else ""
+    if action.pressed is not None:
+        state += f' aria-pressed="{str(action.pressed).lower()}"'
+    return (
+        f'<button type="button" data-action="{action.name}" data-key="{escape(key)}"{state} '
+        f'title="{described}" aria-label="{described}">{escape(action.text)}</button>'
+    )
+
+
+def chips(groups: Iterable[tuple[str, Sequence[str]]]) -> str:
+    """Named lists of keys, each key with a button to take it out; empty lists are left out."""
+    shown = [
+        f'<div class="mr-chips"><span>{escape(title)}</span>'
+        + "".join(
+            f'<button type="button" class="mr-chip" data-action="remove" data-key="{escape(key)}" '
+            f'title="Remove" aria-label="Remove {escape(key)} from: {escape(title)}">'
+            f'{escape(key)} <i aria-hidden="true">\u00d7</i></button>'
+            for key in keys
         )
-    return f'<li class="mr-card">{picture}<div class="mr-caption">{lines}</div>{button}</li>'
-
-
-def mode_choices(names: Iterable[str], *, whole: bool = False) -> list[tuple[str, str]]:
-    """(title, name) of the ways of searching, in an index of slices or of `whole` volumes."""
-    titles = WHOLE_MODES if whole else MODES
-    return [(titles.get(name, name), name) for name in names]
-
-
-def score(hit: Hit, mode: str, slices: int, *, whole: bool = False) -> str:
-    """The score of a hit in words, of an image that was searched with `slices` slices.
-
-    `whole`: whole volumes were compared.
-    """
-    if whole:
-        return f"similarity {hit.matches[0].score:.3f}"
-    if mode == "slice":
-        return f"similarity {hit.score:.3f}"
-    if mode == "count":
-        return f"{hit.score:.0f} of {slices} slices"
-    return f"score {hit.score:.2f}" + (f" of {slices}" if mode == "rerank" else "")
-
-
-def caption(
-    hit: Hit, match: Match, labels: Sequence[str], mode: str, slices: int, *, whole: bool = False
-) -> list[str]:
-    """Lines of a hit's caption: score, case, the pair of slices, labels of the slice (volume)."""
-    pair = f"slice {match.slice_index}"
-    if whole:
-        pair = f"whole volume, shown by {pair}"
-    elif slices > 1:
-        pair += f" for your {match.query_slice}"
-    none = "no structure in it" if whole else "no structure on it"
-    about = " \u00b7 ".join(part for part in (hit.modality, hit.region) if part != UNKNOWN)
-    return [
-        score(hit, mode, slices, whole=whole),
-        hit.volume_id,
-        pair,
-        *([about] if about else []),
-        ", ".join(labels) if labels else none,
+        + "</div>"
+        for title, keys in groups
+        if keys
     ]
+    return "".join(shown)
 
 
-def why(hit: Hit, mode: str, slices: int, pair: str, *, most: int = 8, whole: bool = False) -> str:
-    """The slice pairs that explain a hit, as a table below `pair`, the HTML of two pictures."""
-    best = sorted(hit.matches, key=lambda m: -m.score)
+def figures(pictures: Iterable[tuple[NDArray[np.uint8], str]]) -> str:
+    """Pictures side by side, each with its caption."""
+    return "".join(
+        f'<figure><img src="{data_uri(image, lossy=True)}" alt="{escape(caption)}">'
+        f"<figcaption>{escape(caption)}</figcaption></figure>"
+        for image, caption in pictures
+    )
+
+
+def figure(picture: NDArray[np.uint8], alt: str, caption: str) -> str:
+    """One picture as wide as its place; a click on it shows it as large as the window."""
+    shown = f'<img src="{data_uri(picture)}" alt="{escape(alt)}">'
+    return (
+        f'<figure class="mr-wide"><button type="button" title="Enlarge" data-enlarge '
+        f'aria-label="Enlarge: {escape(alt)}">{shown}</button><dialog class="mr-large" '
+        f'aria-label="{escape(alt)}"><form method="dialog"><button aria-label="Close">\u00d7'
+        f"</button></form>{shown}</dialog><figcaption>{escape(caption)}</figcaption></figure>"
+    )
+
+
+def pairs_table(pairs: Sequence[Match], *, most: int = 8) -> str:
+    """Pairs of slices and how similar they are, best first."""
+    best = sorted(pairs, key=lambda m: -m.score)
     rows = "".join(
         f"<tr><td>{m.query_slice}</td><td>{m.slice_index}</td><td>{m.score:.3f}</td></tr>"
         for m in best[:most]
     )
     more = len(best) - most
     rest = f"<p>and {more} more pairs; the settings file has them all</p>" if more > 0 else ""
-    table = (
+    return (
         "<table><thead><tr><th>your slice</th><th>its slice</th><th>similarity</th></tr></thead>"
         f"<tbody>{rows}</tbody></table>{rest}"
-    )
-    explained = escape(WHOLE_SCORE if whole else SCORES.get(mode, "score"))
-    return (
-        f'<section class="mr-why"><h3>Why #{hit.rank}, {escape(hit.volume_id)}</h3>'
-        f"<p><b>{escape(score(hit, mode, slices, whole=whole))}</b>: {explained}.</p>"
-        f'<div class="mr-two">{pair}</div>{"" if whole else table}</section>'
     )
 
 

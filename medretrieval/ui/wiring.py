@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import html
 import logging
@@ -11,8 +12,9 @@ from typing import Any
 import gradio as gr
 
 from medretrieval.errors import MedRetrievalError
+from medretrieval.retrieval.feedback import Feedback
 from medretrieval.types import Progress
-from medretrieval.ui import text
+from medretrieval.ui import panel, text
 from medretrieval.ui.actions import Actions
 from medretrieval.ui.components import Components
 from medretrieval.ui.session import Download, Props, Session
@@ -23,7 +25,25 @@ INTERNAL = "Internal error: the page failed at this, which is not the fault of y
 PROGRESS = gr.Progress()
 
 OPACITY_SCRIPT = "v => document.documentElement.style.setProperty('--mr-opacity', v / 100)"
+REVEAL_SCRIPT = """() => {
+  const shown = document.querySelector('#mr-why .mr-why');
+  if (shown) shown.scrollIntoView({ block: 'nearest' });
+}"""
 WIPE_SCRIPT = "v => document.documentElement.style.setProperty('--mr-wipe', v + '%')"
+
+# Names of parts that change together.
+FILES = "mask_file picture_file hits_file settings_file"
+ABOUT = "about embedders"
+UNSEGMENTED = "outcome result result_tools segment_status"
+SLIDERS = "viewer slice result_slice window"
+EXAMPLES = "feedback chips chips_panel"
+CARTS = "cart cart_view hits segment_status structures settings_file"
+IMAGE_OPTIONS = "opt_slices opt_first opt_last opt_sample opt_structure opt_map"
+INDEX_OPTIONS = "opt_modality opt_region opt_labels opt_column opt_value opt_without opt_also"
+SHOWN_OPTIONS = (
+    "mode opt_part opt_range opt_map_group opt_sample opt_seed opt_orientation opt_sigma "
+    "opt_candidates opt_top opt_in_use"
+)
 
 
 def reporting(progress: gr.Progress) -> Progress:
@@ -35,15 +55,25 @@ def reporting(progress: gr.Progress) -> Progress:
     return report
 
 
+SIZE = len(dataclasses.fields(Session))  # how many components make up a session
+
+
 def from_values(values: Sequence[Any]) -> Session:
-    """The visitor's session from the values of its five components."""
-    query, found, cart, outcome, index = values
-    return Session(query=query, found=found, cart=cart or (), outcome=outcome, index=index or "")
+    """The visitor's session from the values of `Components.session`."""
+    query, found, cart, outcome, feedback, index = values
+    return Session(
+        query=query,
+        found=found,
+        cart=cart or (),
+        outcome=outcome,
+        feedback=feedback or Feedback(),
+        index=index or "",
+    )
 
 
 def with_session(action: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
-    """An action on a session, called with the five values that make one up, then its others."""
-    return lambda *values, **extra: action(from_values(values[:5]), *values[5:], **extra)
+    """An action on a session, called with the values that make one up, then its others."""
+    return lambda *values, **extra: action(from_values(values[:SIZE]), *values[SIZE:], **extra)
 
 
 def stored(name: str, data: bytes, folder: str) -> str:
@@ -65,90 +95,164 @@ class Wiring:
 
     def connect(self, load: Callable[..., Any]) -> None:
         """Connect everything; `load` is the event of a visitor's arrival."""
-        act, page = self._actions, self._parts
-        session = [page.query, page.found, page.cart, page.outcome, page.index]
-        files = "mask_file picture_file hits_file settings_file"
-        about = "about embedders"
-        unsegmented = "outcome result result_tools segment_status"
-        sliders = "viewer slice result_slice window"
-        carts = "cart cart_view hits segment_status structures settings_file"
-        loaded = (
-            "query found upload examples_panel mode hits why search_status "
-            f"segment_slice segment_volume {sliders} {files}"
-        )
-        choosing = f"mode found hits why search_status structures {about} {sliders} {files}"
+        page = self._parts
+        self._session = page.session()
+        self._image(load)
+        self._options()
+        self._search()
+        self._support()
+        self._mask()
+        for control, script in ((page.opacity, OPACITY_SCRIPT), (page.wipe, WIPE_SCRIPT)):
+            control.input(None, control, None, js=script, api_visibility="private")
+        page.why.change(None, None, None, js=REVEAL_SCRIPT, api_visibility="private")
 
-        self.on(
-            load, act.prepare, [], f"examples {about}", "image_status",
+    def _image(self, load: Callable[..., Any]) -> None:
+        act, page = self._actions, self._parts
+        loaded = (
+            "query found upload examples_panel mode hits why maps search_status segment_slice "
+            f"segment_volume {EXAMPLES} {SLIDERS} {FILES} {IMAGE_OPTIONS} {UNSEGMENTED}"
+        )
+        started = self.on(
+            load, act.prepare, [], f"examples {ABOUT} {INDEX_OPTIONS}", "image_status",
             shown=page.examples, progress=True,
         )  # fmt: skip
         inputs = [page.upload, page.channel, page.index]
-        self.on(
-            page.upload.upload, act.load_upload, inputs, f"{loaded} {unsegmented}", "image_status",
+        uploaded = self.on(
+            page.upload.upload, act.load_upload, inputs, loaded, "image_status",
             shown=page.viewer, spent=["upload"],
         )  # fmt: skip
-        self.on(
+        opened = self.on(
             page.examples.click, lambda event, index: act.load_example(event.key, index),
-            [page.index], f"{loaded} {unsegmented}", "image_status", shown=page.viewer, event=True,
+            [page.index], loaded, "image_status", shown=page.viewer, event=True,
         )  # fmt: skip
         for moved, follower in (("slice", "result_slice"), ("result_slice", "slice")):
             slider = getattr(page, moved)
             self.on(
                 slider.input, with_session(functools.partial(act.show, follower=follower)),
-                [*session, page.window, slider], f"viewer result hits {follower}", "image_status",
-                trigger_mode="always_last",
+                [*self._session, page.window, slider], f"viewer result hits {follower}",
+                "image_status", trigger_mode="always_last",
             )  # fmt: skip
         self.on(
-            page.window.input, with_session(act.show), [*session, page.window, page.slice],
+            page.window.input, with_session(act.show), [*self._session, page.window, page.slice],
             "viewer result hits", "image_status",
         )  # fmt: skip
-        self.on(
+        chosen = self.on(
             page.index.input, act.choose_index, [page.index, page.query],
-            f"{choosing} {unsegmented}", "search_status", shown=page.hits, progress=True,
+            f"mode found hits why maps search_status structures {ABOUT} {EXAMPLES} {SLIDERS} "
+            f"{FILES} {IMAGE_OPTIONS} {INDEX_OPTIONS} {UNSEGMENTED}",
+            "search_status", shown=page.hits, progress=True,
         )  # fmt: skip
-        searched = self.on(
-            page.search.click, with_session(act.find), [*session, page.mode, page.k, page.slice],
-            "new_found", "search_status", shown=page.hits, progress=True, heavy=True,
+        for done in (started, uploaded, opened, chosen):
+            self._adapt(done.then)
+
+    def _adapt(self, trigger: Callable[..., Any]) -> None:
+        """Show the options that matter now."""
+        page = self._parts
+        self.on(
+            trigger, with_session(self._actions.shown),
+            [*self._session, page.mode, *page.options()], SHOWN_OPTIONS, "search_status",
+            trigger_mode="always_last",
+        )  # fmt: skip
+
+    def _options(self) -> None:
+        act, page = self._actions, self._parts
+        options = page.options()
+        self.on(
+            page.mode.input, with_session(act.choose_mode),
+            [*self._session, page.slice, page.mode, *options],
+            f"{SHOWN_OPTIONS} opt_slices opt_first opt_last opt_panel", "search_status",
+        )  # fmt: skip
+        column = page.opt_column
+        self.on(
+            column.input, with_session(act.choose_column), [*self._session, column],
+            "opt_value", "search_status",
+        )  # fmt: skip
+        for name in ("first", "last"):
+            self.on(
+                getattr(page, f"opt_{name}_here").click,
+                with_session(functools.partial(act.edge, name=name)),
+                [*self._session, page.slice], f"opt_{name}", "search_status",
+            )  # fmt: skip
+        self.on(
+            page.opt_map.upload, with_session(act.load_map),
+            [*self._session, page.opt_map, page.opt_names],
+            "query opt_structure opt_map opt_slices", "search_status", spent=["opt_map"],
         )  # fmt: skip
         self.on(
-            searched.then, with_session(act.show_found), [*session, page.slice, page.new_found],
-            f"new_found found hits why hits_file settings_file {about}", "search_status",
+            page.opt_reset.click, with_session(act.reset), [*self._session, page.mode],
+            " ".join([SHOWN_OPTIONS, *panel.fresh()]), "search_status",
         )  # fmt: skip
+        for control in options:
+            self._adapt(control.change)
+
+    def _search(self) -> None:
+        act, page = self._actions, self._parts
+        for button in (page.search, page.again):
+            searched = self.on(
+                button.click, with_session(act.find),
+                [*self._session, page.mode, page.k, page.slice, *page.options()],
+                "new_found", "search_status", shown=page.hits, progress=True, heavy=True,
+            )  # fmt: skip
+            self.on(
+                searched.then, with_session(act.show_found),
+                [*self._session, page.slice, page.new_found],
+                f"new_found found hits why maps hits_file settings_file {ABOUT}", "search_status",
+            )  # fmt: skip
 
         def hit(event: gr.EventData, *values: Any) -> dict[str, Any]:
+            session, number = from_values(values[:SIZE]), values[SIZE]
             if event.action == "why":
-                return act.why(from_values(values[:5]), event.key)
-            return act.add_hit(from_values(values[:5]), values[5], event.key)
+                return act.why(session, event.key)
+            if event.action == "add":
+                return act.add_hit(session, number, event.key)
+            return act.judge(session, number, event.key, like=event.action == "like")
+
+        def unjudged(event: gr.EventData, *values: Any) -> dict[str, Any]:
+            return act.unjudge(from_values(values[:SIZE]), values[SIZE], event.key)
+
+        shown = [*self._session, page.slice]
+        clicked = self.on(
+            page.hits.click, hit, shown, f"{CARTS} {EXAMPLES} why maps explaining",
+            "search_status", event=True,
+        )  # fmt: skip
+        self.on(
+            clicked.then, with_session(act.maps), [*self._session, page.explaining],
+            "maps explaining", "search_status", shown=page.maps, progress=True, heavy=True,
+        )  # fmt: skip
+        self.on(page.chips.click, unjudged, shown, f"hits {EXAMPLES}", "search_status", event=True)
+
+    def _support(self) -> None:
+        act, page = self._actions, self._parts
+        shown = [*self._session, page.slice]
 
         def taken_out(event: gr.EventData, *values: Any) -> dict[str, Any]:
-            return act.remove(from_values(values[:5]), values[5], event.key)
+            return act.remove(from_values(values[:SIZE]), values[SIZE], event.key)
 
-        shown = [*session, page.slice]
-        self.on(page.hits.click, hit, shown, f"{carts} why", "search_status", event=True)
-        self.on(page.add_all.click, with_session(act.add_hits), shown, carts, "segment_status")
-        self.on(page.clear.click, with_session(act.empty), shown, carts, "segment_status")
-        self.on(page.cart_view.click, taken_out, shown, carts, "segment_status", event=True)
+        self.on(page.add_all.click, with_session(act.add_hits), shown, CARTS, "segment_status")
+        self.on(page.clear.click, with_session(act.empty), shown, CARTS, "segment_status")
+        self.on(page.cart_view.click, taken_out, shown, CARTS, "segment_status", event=True)
         self.on(
             page.own_add.click, with_session(act.add_own),
             [*shown, page.own_image, page.own_mask, page.own_names],
-            f"{carts} own_image own_mask", "segment_status", shown=page.cart_view,
+            f"{CARTS} own_image own_mask", "segment_status", shown=page.cart_view,
             spent=["own_image", "own_mask"],
         )  # fmt: skip
+
+    def _mask(self) -> None:
+        act, page = self._actions, self._parts
         options = [page.slice, page.segmenter, page.support_k, page.structures]
         for scope, button in (("slice", page.segment_slice), ("volume", page.segment_volume)):
             segmented = self.on(
-                button.click, with_session(functools.partial(act.segment, scope)),
-                [*session, *options], "new_outcome", "segment_status", shown=page.result,
+                button.click, with_session(functools.partial(act.segment, scope=scope)),
+                [*self._session, *options], "new_outcome", "segment_status", shown=page.result,
                 progress=True, heavy=True,
             )  # fmt: skip
             self.on(
                 segmented.then, with_session(act.show_outcome),
-                [*session, page.window, page.slice, page.new_outcome],
-                f"new_outcome outcome result result_tools result_slice legend {files}",
+                [*self._session, page.window, page.slice, page.new_outcome],
+                f"new_outcome outcome result result_tools result_slice legend {FILES}",
                 "segment_status",
             )  # fmt: skip
-        for control, script in ((page.opacity, OPACITY_SCRIPT), (page.wipe, WIPE_SCRIPT)):
-            control.input(None, control, None, js=script, api_visibility="private")
 
     def on(
         self,

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import csv
 import importlib.util
+import io
 import itertools
+import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parent))
+
 import nibabel as nib
 import numpy as np
 import pytest
+from browsing import CHROMIUM, DESKTOP, FLAGS, SECONDS, SmallDemo
 from numpy.typing import NDArray
 from PIL import Image
 
 from medretrieval.demo import Demo, DemoQuery
 from medretrieval.imaging import write_volume
-from medretrieval.index import Case, build, open_store
-from medretrieval.retrieval.engine import Index
+from medretrieval.index import Case, build
+from medretrieval.retrieval.engine import open_index
 from medretrieval.segmentation import SliceSegmentation
 from medretrieval.types import (
     EmbedderIdentity,
@@ -33,6 +39,7 @@ from medretrieval.types import (
 )
 from medretrieval.ui.actions import Actions
 from medretrieval.ui.backend import DEMO, DEMO_TITLE, Backend, Opened
+from medretrieval.ui.options import DEFAULTS
 from medretrieval.ui.session import Session
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -132,18 +139,32 @@ def case(name: str, seed: int, place: tuple[int, int], label: str, annotated: bo
     )  # fmt: skip
 
 
+CASES = (
+    ("upper-1", 1, (2, 2), "liver", True),
+    ("upper-2", 2, (3, 2), "liver", True),
+    ("lower-1", 3, (14, 12), "spleen", True),
+    ("plain-1", 4, (2, 3), "liver", False),
+)
+
+
+def toy_index(folder: Path, name: str, chosen: slice = slice(None)) -> Path:
+    return build(
+        [case(*values) for values in CASES[chosen]],
+        folder / name, embedder=ToyEmbedder(), slices=POLICY, name=name, license="cc0-1.0",
+        source="made for tests",
+    )  # fmt: skip
+
+
 @pytest.fixture(scope="session")
 def index_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    cases = [
-        case("upper-1", 1, (2, 2), "liver"),
-        case("upper-2", 2, (3, 2), "liver"),
-        case("lower-1", 3, (14, 12), "spleen"),
-        case("plain-1", 4, (2, 3), "liver", annotated=False),
-    ]
-    return build(
-        cases, tmp_path_factory.mktemp("index") / "toy", embedder=ToyEmbedder(), slices=POLICY,
-        name="toy", license="cc0-1.0", source="made for tests",
-    )  # fmt: skip
+    return toy_index(tmp_path_factory.mktemp("index"), "toy")
+
+
+@pytest.fixture(scope="session")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Two indexes of two cases each."""
+    folder = tmp_path_factory.mktemp("parts")
+    return toy_index(folder, "first", slice(0, 2)), toy_index(folder, "second", slice(2, 4))
 
 
 @pytest.fixture(scope="session")
@@ -180,9 +201,9 @@ class ToyBackend(Backend):
         progress(1, 1, "building the demo")
         return Demo(index=self.path, queries=self.queries)
 
-    def _open(self, key: str, path: Path) -> Opened:
-        index = Index(open_store(path), embedder=self.embedder)
-        return Opened(key=key, title=DEMO_TITLE, index=index, synthetic=key == DEMO)
+    def _open(self, key: str, paths: Sequence[Path], *, synthetic: bool) -> Opened:
+        index = open_index(paths[0] if len(paths) == 1 else paths, embedder=self.embedder)
+        return Opened(key=key, title=DEMO_TITLE, index=index, synthetic=synthetic)
 
     def _segmenter(self, name: str) -> Any:
         return self.model
@@ -204,7 +225,7 @@ def uploads(tmp_path: Path) -> Path:
 class Visitor:
     """Uses the actions as the page does: updates go into the session, the rest is what is shown."""
 
-    STATE = ("query", "found", "cart", "outcome")
+    STATE = ("query", "found", "cart", "outcome", "feedback")
 
     def __init__(self, actions: Actions) -> None:
         self.actions = actions
@@ -223,14 +244,28 @@ class Visitor:
     def example(self, number: int = 0) -> dict[str, Any]:
         return self.do(self.actions.load_example(str(number), DEMO))
 
-    def find(self, mode: str = "rerank", k: int = 3, number: int = 2) -> dict[str, Any]:
-        made = self.actions.find(self.session, mode, k, number)
+    def find(
+        self, mode: str = "rerank", k: int = 3, number: int = 2, **options: Any
+    ) -> dict[str, Any]:
+        """Search; `options` are values of controls under "Search options"."""
+        values = ({**DEFAULTS, **options}).values()
+        made = self.actions.find(self.session, mode, k, number, *values)
         return self.do(self.actions.show_found(self.session, number, made["new_found"]))
+
+    def rows(self) -> list[dict[str, str]]:
+        """The results as exported."""
+        text = self.shown["hits_file"].content.decode()
+        return list(csv.DictReader(io.StringIO(text)))
+
+    def settings(self) -> dict[str, Any]:
+        """The settings as exported."""
+        loaded: dict[str, Any] = json.loads(self.shown["settings_file"].content)
+        return loaded
 
     def segment(
         self, scope: str = "slice", number: int = 2, structures: list[str] | None = None
     ) -> dict[str, Any]:
-        made = self.actions.segment(scope, self.session, number, "toy", 2, structures)
+        made = self.actions.segment(self.session, number, "toy", 2, structures, scope=scope)
         return self.do(self.actions.show_outcome(self.session, "", number, made["new_outcome"]))
 
 
@@ -268,3 +303,61 @@ def nifti(tmp_path: Path) -> Path:
     path = tmp_path / "Doe_Jane_1970.nii.gz"
     image.to_filename(path)
     return path
+
+
+# The page in a browser
+
+
+@pytest.fixture(scope="session")
+def real_backend(tmp_path_factory: pytest.TempPathFactory) -> SmallDemo:
+    """The backend of the page in the browser, with real networks."""
+    return SmallDemo(tmp_path_factory.mktemp("demo"))
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def address(app: ModuleType, real_backend: SmallDemo, cache: Path) -> Iterator[str]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRADIO_TEMP_DIR", str(cache))
+        page = app.Page(real_backend)
+        yield app.launch(page, host="127.0.0.1", port=None)
+        page.blocks.close(verbose=False)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with playwright.sync_playwright() as p:
+        chromium = p.chromium.launch(executable_path=CHROMIUM, headless=True, args=list(FLAGS))
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def visit(browser: Any, address: str) -> Iterator[Callable[..., Any]]:
+    """Open the page as a new visitor; afterwards nothing was asked of any other host."""
+    contexts, elsewhere, errors = [], [], []
+
+    def local(request: Any) -> None:
+        if not request.url.startswith((address, "data:", "blob:")):
+            elsewhere.append(request.url)
+
+    def visit(**options: Any) -> Any:
+        context = browser.new_context(**({"viewport": DESKTOP} | options))
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(60 * SECONDS)
+        page.on("request", local)
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.goto(address)
+        return page
+
+    yield visit
+    for context in contexts:
+        context.close()
+    assert elsewhere == []
+    assert errors == []

@@ -42,7 +42,7 @@ def test_only_the_modules_of_the_page_itself_need_gradio() -> None:
         for path in (ROOT / "medretrieval").rglob("*.py")
         if re.search(r"^\s*(import|from) gradio\b", path.read_text(), re.MULTILINE)
     }
-    assert needing == {"components", "wiring", "endpoints", "page"}
+    assert needing == {"components", "options_panel", "wiring", "endpoints", "page"}
 
 
 @pytest.fixture
@@ -128,6 +128,7 @@ def test_on_zerogpu_the_segmenter_runs_through_its_decorator(
     page = app.Page(backend)
     volume = read_volume(queries[0].path)
     options = {"segmenter": "toy", "support_k": 2, "supports": None, "labels": None}
+    options["orientation"] = "as stored"
     made = page.actions.run_segmenter("demo", volume, indices=None, **options)
     page.actions.run_segmenter("demo", volume, indices=[1], progress=None, **options)
     assert made.slices == 5

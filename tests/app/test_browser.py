@@ -5,175 +5,31 @@ from __future__ import annotations
 import csv
 import gzip
 import json
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
+from browsing import DESKTOP, MARKS, PHONE, SECONDS, SmallDemo, downloaded, example, upload
 from pydicom.data import get_testdata_file
-
-from medretrieval.demo import Demo, DemoQuery
-from medretrieval.embedders import DEFAULT_EMBEDDER, load_embedder
-from medretrieval.imaging import write_labels, write_volume
-from medretrieval.index import Case, build
-from medretrieval.phantoms import KINDS, make_case
-from medretrieval.types import LabelVolume, Progress, SlicePolicy, Volume, no_progress
-from medretrieval.ui.backend import Backend
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 expect = playwright.expect
-
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
-)
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(not CHROMIUM, reason="no Chromium on this machine (apt install chromium)"),
-]
-
-FLAGS = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
-SECONDS = 1000
-DEMO_KINDS = ("mr-heart", "ct-pelvis", "xr-chest")
-DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
+expect.set_options(timeout=60 * SECONDS)
+pytestmark = MARKS
 
 
-class SmallDemo(Backend):
-    """The real backend, with a demo of two small phantoms of three kinds."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__()
-        self.folder = folder
-        self.built = 0
-
-    def demo(self, progress: Progress = no_progress) -> Demo:
-        return self._once.get("demo", self._build, progress)
-
-    def _build(self, progress: Progress) -> Demo:
-        self.built += 1
-        index = build(
-            [_case(kind, seed) for kind in DEMO_KINDS for seed in range(2)],
-            self.folder / "index",
-            embedder=load_embedder(DEFAULT_EMBEDDER),
-            slices=SlicePolicy(),
-            name="small-demo",
-            source="synthetic phantoms",
-            progress=progress,
-        )
-        return Demo(index=index, queries=tuple(map(self._query, DEMO_KINDS)))
-
-    def _query(self, kind: str) -> DemoQuery:
-        case = make_case(kind, 1000, quick=True)
-        suffix = ".png" if KINDS[kind].axis == "picture" else ".nii.gz"
-        path, truth = self.folder / f"{kind}{suffix}", self.folder / f"{kind}-truth{suffix}"
-        write_volume(case.volume, path)
-        write_labels(case.labels, truth)
-        return DemoQuery(title=KINDS[kind].title, path=path, truth=truth, synthetic=True)
-
-
-def _case(kind: str, seed: int) -> Case:
-    def load() -> tuple[Volume, LabelVolume | None]:
-        made = make_case(kind, seed, quick=True)
-        return made.volume, made.labels
-
-    spec = KINDS[kind]
-    return Case(
-        volume_id=f"synthetic-{kind}-{seed}", patient_id=f"{kind}-{seed}", modality=spec.modality,
-        region=spec.region, label_names=dict(spec.labels), load=load,
-    )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def backend(tmp_path_factory: pytest.TempPathFactory) -> SmallDemo:
-    return SmallDemo(tmp_path_factory.mktemp("demo"))
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(scope="module")
-def address(app: ModuleType, backend: SmallDemo, cache: Path) -> Iterator[str]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GRADIO_TEMP_DIR", str(cache))
-        page = app.Page(backend)
-        yield app.launch(page, host="127.0.0.1", port=None)
-        page.blocks.close(verbose=False)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as p:
-        chromium = p.chromium.launch(executable_path=CHROMIUM, headless=True, args=list(FLAGS))
-        yield chromium
-        chromium.close()
-
-
-@pytest.fixture
-def visit(browser: Any, address: str) -> Iterator[Callable[..., Any]]:
-    """Open the page as a new visitor; afterwards nothing was asked of any other host."""
-    contexts, elsewhere, errors = [], [], []
-
-    def local(request: Any) -> None:
-        if not request.url.startswith((address, "data:", "blob:")):
-            elsewhere.append(request.url)
-
-    def visit(**options: Any) -> Any:
-        context = browser.new_context(**({"viewport": DESKTOP} | options))
-        contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(60 * SECONDS)
-        page.on("request", local)
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.goto(address)
-        return page
-
-    expect.set_options(timeout=60 * SECONDS)
-    yield visit
-    for context in contexts:
-        context.close()
-    assert elsewhere == []
-    assert errors == []
-
-
-def example(page: Any, number: int) -> None:
-    page.locator("#mr-examples button").nth(number).click()
-    expect(page.locator("#mr-image-status .mr-ok")).to_be_visible()
-
-
-def downloaded(page: Any, button: str, folder: Path) -> Path:
-    with page.expect_download() as waiting:
-        page.click(button)
-    path = folder / waiting.value.suggested_filename
-    waiting.value.save_as(path)
-    return path
-
-
-def upload(page: Any, path: Path) -> None:
-    page.set_input_files("#mr-upload input[type=file]", path)
-
-
-def test_the_whole_way(visit: Callable[..., Any], backend: SmallDemo, tmp_path: Path) -> None:
+def test_the_whole_way(visit: Callable[..., Any], real_backend: SmallDemo, tmp_path: Path) -> None:
     page = visit()
     expect(page.get_by_text("Research use only. Not for diagnosis.").first).to_be_visible()
     expect(page.locator("#mr-examples .mr-card")).to_have_count(3)
-    assert backend.built == 1
+    assert real_backend.built == 1
 
     # An example, and its slices.
-    query = backend.demo().queries[0]
+    query = real_backend.demo().queries[0]
     image, truth = nib.load(query.path), nib.load(query.truth)
     count = image.shape[2]
     here = count // 2 + 1

@@ -17,11 +17,15 @@ from PIL import Image
 
 from medretrieval.errors import InputError, UsageError
 from medretrieval.imaging import extract, slice_axis
-from medretrieval.types import Grid, Hit, Match, SearchResult
-from medretrieval.ui import content, exports, pictures, text
+from medretrieval.imaging.orientation import AS_STORED, ORIENTATIONS
+from medretrieval.retrieval.filters import Filters
+from medretrieval.retrieval.modes import MODES
+from medretrieval.types import Grid, Hit, Localization, Match, SearchResult
+from medretrieval.ui import content, explained, exports, panel, pictures, text, words
 from medretrieval.ui.backend import Once, listed_indexes
+from medretrieval.ui.options import Wanted
 from medretrieval.ui.pictures import Palette
-from medretrieval.ui.session import add_to_cart, remove_from_cart
+from medretrieval.ui.session import Found, add_to_cart, remove_from_cart
 from medretrieval.ui.uploads import taken
 
 HOSTILE = "<img src=x onerror=alert(1)>\"'{{value}}${value}"
@@ -34,6 +38,15 @@ def hit(**changes: object) -> Hit:
         "matches": (Match(query_slice=2, slice_index=7, score=0.5),),
     }  # fmt: skip
     return Hit(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def search(*hits: Hit, **changes: object) -> Found:
+    result = SearchResult(query="q", mode=str(changes.pop("mode", "rerank")), hits=hits)
+    values: dict[str, object] = {
+        "result": result, "query": "token", "index": "demo", "k": 5, "slice_index": None,
+        "chosen": (2, 3), "seconds": 1.0,
+    }  # fmt: skip
+    return Found(**{**values, **changes})  # type: ignore[arg-type]
 
 
 # Pictures
@@ -111,8 +124,9 @@ def test_the_letters_at_the_edges_are_those_of_the_picture(plane: str, top: int,
 
 def test_what_comes_from_outside_is_escaped() -> None:
     card = text.Card(
-        key=HOSTILE, image=np.zeros((4, 4), np.uint8), alt=HOSTILE, lines=[HOSTILE], action="add",
-        button=HOSTILE, describe=HOSTILE, opens="why", badge=HOSTILE,
+        key=HOSTILE, image=np.zeros((4, 4), np.uint8), alt=HOSTILE, lines=[HOSTILE],
+        actions=[text.Action("add", HOSTILE, HOSTILE)], opens="why", badge=HOSTILE,
+        flag=(HOSTILE, HOSTILE),
     )  # fmt: skip
     structures = [{"name": HOSTILE, "voxels": n, "ml": 1.0} for n in (0, 5)]
     shown = [
@@ -120,42 +134,93 @@ def test_what_comes_from_outside_is_escaped() -> None:
         text.status("error", HOSTILE),
         text.placeholder(HOSTILE, HOSTILE),
         text.legend(structures, Palette.of([])),
-        text.why(hit(volume_id=HOSTILE), "rerank", 3, ""),
+        text.chips([(HOSTILE, [HOSTILE])]),
+        text.figures([(np.zeros((4, 4), np.uint8), HOSTILE)]),
+        text.figure(np.zeros((4, 4), np.uint8), HOSTILE, HOSTILE),
+        explained.unavailable(HOSTILE),
+        panel.in_use(Wanted(filters=Filters(modality=HOSTILE)), "rerank", {}),
     ]
     for part in shown:
         assert "<img src=x" not in part
         assert "&lt;img src=x" in part
 
 
+def test_every_way_of_searching_has_words() -> None:
+    assert set(words.MODES) == set(words.HINTS) == set(words.SCORES) == set(MODES)
+    assert set(words.WHOLE_MODES) <= set(MODES)
+    assert [name for _, name in words.mode_choices(MODES)] == list(words.MODES)
+    assert set(words.COUNTS + words.COSINES) <= set(MODES)
+    assert {*words.ORIENTATIONS, AS_STORED} == set(ORIENTATIONS)
+
+
+def test_where_a_part_was_found() -> None:
+    pairs = tuple(Match(query_slice=0, slice_index=n, score=0.5) for n in (4, 3, 3, 9))
+    assert words.located(Localization(slices=pairs)) == "on its slices 3\u20134, 9"
+    named = Localization(slices=pairs[:1], structure="liver", ratio=0.75)
+    assert words.located(named) == "on its slice 4; liver on 75 % of them (LR)"
+    assert words.located(Localization(slices=())) == "on none of its slices"
+
+
+def test_a_near_duplicate_says_what_that_means() -> None:
+    card = text.Card(
+        key="1", image=np.zeros((4, 4), np.uint8), alt="", lines=[],
+        flag=("near duplicate", words.NEAR_DUPLICATE),
+    )  # fmt: skip
+    shown = text.cards([card], kind="hits")
+    assert f'title="{words.NEAR_DUPLICATE}"' in shown
+    assert ">near duplicate<" in shown
+
+
+@pytest.mark.parametrize(("orientation", "asked", "said"), [
+    ("rotated left", "any", "after a quarter turn to the left"),
+    ("as stored", "any", "Your image lies as those of the index do."),
+    ("as stored", "as stored", ""),
+])  # fmt: skip
+def test_the_orientation_is_proposed_in_words(orientation: str, asked: str, said: str) -> None:
+    result = SearchResult(query="q", mode="rerank", hits=(hit(),), orientation=orientation)
+    line = words.found_line(search(result=result, wanted=Wanted(orientation=asked), k=1), 3)
+    assert said in line
+    assert ("lies" in line) == bool(said)
+
+
 def test_names_of_mask_values() -> None:
-    assert text.label_names(" 1=liver, 2 = left kidney ,") == {1: "liver", 2: "left kidney"}
-    assert text.label_names(None) is text.label_names("") is None
+    assert words.label_names(" 1=liver, 2 = left kidney ,") == {1: "liver", 2: "left kidney"}
+    assert words.label_names(None) is words.label_names("") is None
     for wrong in ("liver", "0=air", "1=", "=liver", "a=b", "-1=x"):
         with pytest.raises(UsageError, match="1=liver, 2=spleen"):
-            text.label_names(wrong)
+            words.label_names(wrong)
 
 
-@pytest.mark.parametrize(("mode", "score", "words"), [
+@pytest.mark.parametrize(("mode", "score", "said"), [
     ("slice", 0.91234, "similarity 0.912"), ("count", 7.0, "7 of 24 slices"),
     ("weighted", 3.456, "score 3.46"), ("rerank", 22.3, "score 22.30 of 24"),
+    ("mean-pool", 0.5, "similarity 0.500"), ("sum", 3.5, "score 3.50 of 24"),
 ])  # fmt: skip
-def test_scores_say_what_they_are(mode: str, score: float, words: str) -> None:
-    assert text.score(hit(score=score), mode, 24) == words
+def test_scores_say_what_they_are(mode: str, score: float, said: str) -> None:
+    assert words.score(hit(score=score), mode, 24) == said
 
 
 # Exports
 
 
 def test_hits_as_csv_are_safe_for_spreadsheets() -> None:
-    found = (hit(), hit(rank=2, volume_id="=1+1", labels=("a", "b"), position_mm=12.5, matches=()))
-    first, second = csv.DictReader(
-        io.StringIO(exports.hits_csv(SearchResult(query="q", mode="rerank", hits=found)))
+    near = Localization(
+        slices=(Match(query_slice=2, slice_index=7, score=0.5),), structure="liver", ratio=0.5
     )
+    found = (
+        hit(near_duplicate=True, localization=near),
+        hit(rank=2, volume_id="=1+1", labels=("a", "b"), position_mm=12.5, matches=()),
+    )
+    first, second = csv.DictReader(io.StringIO(exports.hits_csv(search(*found))))
     assert (first["rank"], first["query_slice"], first["match_score"]) == ("1", "2", "0.5")
     assert first["position_mm"] == ""
     assert second["volume_id"] == "'=1+1"
     assert second["labels"] == "a;b"
     assert second["query_slice"] == ""
+    assert (first["near_duplicate"], second["near_duplicate"]) == ("yes", "no")
+    assert (first["localized_slices"], first["localization_ratio"]) == ("7", "0.5")
+    assert (second["localized_slices"], second["localization_ratio"]) == ("", "")
+    assert first["orientation"] == "as stored"
 
 
 # The support set

@@ -12,6 +12,12 @@ from index_fakes import POLICY, FakeEmbedder, make_case
 from medretrieval.index import build
 
 
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test leaves records of its indexes in the cache of the user."""
+    monkeypatch.setenv("MEDRETRIEVAL_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
 @pytest.fixture(scope="session")
 def flat_index(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small index that tests only read."""

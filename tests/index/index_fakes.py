@@ -107,6 +107,20 @@ def kill_at(batch: int) -> Callable[[int], None]:
     return before
 
 
+def kill_once(batch: int, marker: Path) -> Callable[[int], None]:
+    """As `kill_at`, but only the first process that comes there; it leaves the file `marker`."""
+
+    def before(number: int) -> None:
+        if number == batch:
+            try:
+                marker.touch(exist_ok=False)
+            except FileExistsError:
+                return
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return before
+
+
 def make_case(
     number: int,
     *,

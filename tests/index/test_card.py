@@ -76,13 +76,14 @@ def test_datasets_reads_images_and_masks(tmp_path: Path, monkeypatch: pytest.Mon
         make_case(1, annotated=False),
         make_case(2, values=(1, 300), labels=("benign",)),
     ]
+    cases[1] = dataclasses.replace(cases[1], attributes={"scanner": "A"})
     out = build(cases, tmp_path / "i", embedder=FakeEmbedder(), slices=POLICY, name="n")
     loaded = datasets.load_dataset(str(out), split="train", cache_dir=str(tmp_path / "cache"))
     assert isinstance(loaded.features["image"], datasets.Image)
     assert isinstance(loaded.features["mask"], datasets.Image)
     assert loaded.column_names == [
         "row_id", "volume_id", "patient_id", "modality", "region", "slice_index", "position_mm",
-        "spacing", "labels", "image", "mask",
+        "spacing", "labels", "image", "mask", "scanner",
     ]  # fmt: skip
     with open_store(out) as store:
         assert len(loaded) == len(store) == 9
@@ -90,6 +91,9 @@ def test_datasets_reads_images_and_masks(tmp_path: Path, monkeypatch: pytest.Mon
             assert data["row_id"] == row
             assert data["volume_id"] == store.volume_ids[store.volume[row]]
             assert tuple(data["labels"]) == store.labels[row]
+            assert (
+                data["scanner"] == store.attributes["scanner"][row] == ("A" if 3 <= row < 6 else "")
+            )
             assert data["spacing"] == store.spacing[row].tolist()
             np.testing.assert_array_equal(np.asarray(data["image"]), store.image(row))
             mask = store.mask(row)

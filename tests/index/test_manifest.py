@@ -136,6 +136,14 @@ def test_missing_and_mistyped_fields_are_named(data: dict[str, Any], field: str)
         ("vocabulary", {"1": 3}, "is a int"),
         ("index.parameters", {"M": "32"}, "is a str"),
         ("files", {}, "README.md"),
+        ("slices.crop", "head", "expected one of none, body"),
+        ("slices.crop", None, "is a NoneType"),
+        ("attributes", "scanner", "is a str, expected list"),
+        ("attributes", [1], "not a list of names"),
+        ("attributes", ["mask"], "cannot be columns: 'mask'"),
+        ("attributes", ["a", "a"], "named twice"),
+        ("attributes", [f"c{n}" for n in range(33)], "at most 32"),
+        ("attributes", ["x" * 101], "1 to 100"),
     ],
 )
 def test_values_out_of_range_are_refused(
@@ -158,6 +166,23 @@ def test_files_need_size_and_hash(data: dict[str, Any], entry: dict[str, Any]) -
 
 def test_unknown_fields_of_the_same_schema_are_passed_over(data: dict[str, Any]) -> None:
     assert manifest_from_json({**data, "added": 1}) == manifest_from_json(data)
+
+
+def test_fields_of_later_versions_may_be_absent(data: dict[str, Any]) -> None:
+    assert "attributes" not in data
+    del data["slices"]["crop"]
+    manifest = manifest_from_json(data)
+    assert manifest.attributes == ()
+    assert manifest.slices.crop == "none"
+
+
+def test_extra_columns_and_crop_come_back(data: dict[str, Any]) -> None:
+    data["attributes"] = ["scanner", "kVp"]
+    data["slices"]["crop"] = "body"
+    manifest = manifest_from_json(data)
+    assert manifest.attributes == ("scanner", "kVp")
+    assert manifest.slices.crop == "body"
+    assert manifest_from_json(manifest.to_json()) == manifest
 
 
 def test_huge_manifest_is_not_read(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medretrieval.errors import InputError
@@ -15,6 +15,7 @@ NAMINGS = st.dictionaries(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(NAMINGS, min_size=1, max_size=5))
 def test_every_pixel_keeps_its_name(namings: list[dict[int, str]]) -> None:
     vocabulary = Vocabulary(namings[:2])

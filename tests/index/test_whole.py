@@ -76,7 +76,7 @@ def test_labels_are_those_of_the_whole_volume_not_of_the_slice_shown(tmp_path: P
     case = dataclasses.replace(base, load=load)
     with open_store(run([case], tmp_path / "i")) as store:
         assert store.slice_index.tolist() == [3]
-        assert store.labels == [("RV", "LV", "cyst")]
+        assert list(store.labels) == [("RV", "LV", "cyst")]
         assert np.unique(store.mask(0)).tolist() == [0, 2, 3]
         assert store.manifest.vocabulary == {1: "RV", 2: "LV", 3: "cyst"}
 

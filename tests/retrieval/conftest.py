@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from medretrieval.index.columns import Coded, LabelColumn, RowMap
 from medretrieval.similarity import normalise
 from medretrieval.types import EmbedderIdentity, SlicePolicy, Support
 
@@ -39,20 +40,29 @@ class ToyStore:
     volume_ids: list[str]
     volume: NDArray[np.int64]
     slice_index: NDArray[np.int64]
-    patient_id: NDArray[Any]
-    modality: NDArray[Any]
-    region: NDArray[Any]
-    labels: list[tuple[str, ...]]
+    patient: Coded
+    modality: Coded
+    region: Coded
+    labels: LabelColumn
     annotated: NDArray[np.bool_]
     position_mm: NDArray[np.float64]
+    spacing: NDArray[np.float64]
     manifest: ToyManifest
+    attributes: dict[str, Coded] = field(default_factory=dict)
+    vocabulary: dict[int, str] = field(default_factory=dict)
     asked: list[int] = field(default_factory=list)
 
-    def pseudonym(self, patient_id: str) -> str:
-        return f"hash-of-{patient_id}"
+    def pseudonyms(self, patient_id: str) -> tuple[str, ...]:
+        return (f"hash-of-{patient_id}",)
+
+    def row(self, volume_id: str, slice_index: int) -> int:
+        return RowMap(self.volume_ids, self.volume, self.slice_index).row(volume_id, slice_index)
+
+    def image(self, row: int) -> NDArray[np.uint8]:
+        return np.zeros((2, 2), dtype=np.uint8)
 
     def support(self, row: int, score: float | None = None) -> Support:
-        picture = np.zeros((2, 2), dtype=np.uint8)
+        picture = self.image(row)
         return Support(image=picture, mask=picture, names={}, key=str(row), score=score)
 
     def neighbours(
@@ -83,9 +93,13 @@ def toy_store(
     region: dict[str, str] | None = None,
     patient: dict[str, str] | None = None,
     labels: dict[tuple[str, int], tuple[str, ...]] | None = None,
+    attributes: dict[str, dict[str, str]] | None = None,
     unannotated: Sequence[str] = (),
 ) -> ToyStore:
-    """A store of these volumes; `order` permutes its rows, `volume_order` its list of volumes."""
+    """A store of these volumes; `order` permutes its rows, `volume_order` its list of volumes.
+
+    `attributes` is column -> volume -> value, "" where a volume has none.
+    """
     cells = [(name, i, row) for name, rows in volumes.items() for i, row in enumerate(rows)]
     cells = [cells[i] for i in order] if order is not None else cells
     names = list(volumes)
@@ -97,12 +111,17 @@ def toy_store(
         volume_ids=ids,
         volume=np.array([ids.index(name) for name in owners]),
         slice_index=np.array([i for _, i, _ in cells]),
-        patient_id=np.array([f"hash-of-{(patient or {}).get(n, n)}" for n in owners]),
-        modality=np.array([(modality or {}).get(n, "CT") for n in owners]),
-        region=np.array([(region or {}).get(n, "chest") for n in owners]),
-        labels=[(labels or {}).get((n, i), ()) for n, i, _ in cells],
+        patient=Coded.of(f"hash-of-{(patient or {}).get(n, n)}" for n in owners),
+        modality=Coded.of((modality or {}).get(n, "CT") for n in owners),
+        region=Coded.of((region or {}).get(n, "chest") for n in owners),
+        labels=LabelColumn.of((labels or {}).get((n, i), ()) for n, i, _ in cells),
+        attributes={
+            name: Coded.of(values.get(n, "") for n in owners)
+            for name, values in (attributes or {}).items()
+        },
         annotated=np.array([n not in unannotated for n in owners]),
         position_mm=np.array([2.5 * i if n != "nowhere" else np.nan for n, i, _ in cells]),
+        spacing=np.array([(1.0, 1.0, 2.5 if n != "nowhere" else np.nan) for n in owners]),
         manifest=ToyManifest(identity(dim), SlicePolicy(axis="axial", window="identity")),
     )
 

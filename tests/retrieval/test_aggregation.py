@@ -48,6 +48,15 @@ def test_hit_table_breaks_ties_by_total_then_by_number() -> None:
     assert [row.total for row in table] == pytest.approx([1.2, 1.1, 0.4, 0.4])
 
 
+def test_hit_table_by_another_score_breaks_ties_by_number() -> None:
+    volume = np.array([3, 1, 1, 3, 2, 0])
+    score = np.array([0.5, 0.9, 0.2, 0.7, 0.9, -0.4])
+    best = hit_table(volume, score, np.ones(6), by=lambda row: row.best)
+    assert [(row.volume, row.best) for row in best] == [(1, 0.9), (2, 0.9), (3, 0.7), (0, -0.4)]
+    total = hit_table(volume, score, np.ones(6), by=lambda row: row.total)
+    assert [row.volume for row in total] == [3, 1, 2, 0]
+
+
 def test_hit_table_without_hits_is_empty() -> None:
     none = np.array([-1, -1])
     assert hit_table(none, np.full(2, -np.inf), np.ones(2)) == []

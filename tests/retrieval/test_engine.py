@@ -11,12 +11,14 @@ from PIL import Image
 
 from medretrieval.errors import EmbedderMismatchError, InputError, UsageError
 from medretrieval.retrieval.engine import Index
-from medretrieval.retrieval.modes import MODES
+from medretrieval.retrieval.filters import Filters
+from medretrieval.retrieval.modes import MODES as ALL_MODES
 from medretrieval.types import EmbedderIdentity, Grid, Match, Volume
 
 CHEST = [[1.0, 0.1, 0.0, 0.0], [1.0, 0.0, 0.1, 0.0]]
 ABDOMEN = [[0.0, 1.0, 0.1, 0.0], [0.0, 1.0, 0.0, 0.2], [0.0, 1.0, 0.3, 0.0]]
 BRAIN = [[0.0, 0.0, 1.0, 0.1], [0.1, 0.0, 1.0, 0.0]]
+MODES = [name for name, mode in ALL_MODES.items() if not mode.needs]
 QUERY = ([*CHEST, *BRAIN], [0, 1, 2, 3], [0.0, 5.0, 10.0, 15.0])
 
 
@@ -48,11 +50,13 @@ def ids(result: Any) -> list[str]:
 def test_json_is_exactly_the_documented_shape(store) -> None:
     # By hand, from the vectors above.
     chest, brain = round(0.1 / math.sqrt(1.01 * 1.04), 6), round(0.02 / math.sqrt(1.01 * 1.04), 6)
-    result = Index(store).search(QUERY, mode="count", k=1, labels=["liver"], query_name="me.nii")
+    liver = Filters(labels=["liver"])
+    result = Index(store).search(QUERY, mode="count", k=1, filters=liver, query_name="me.nii")
     assert json.dumps(result.to_json()) == json.dumps(
         {
             "query": "me.nii",
             "mode": "count",
+            "orientation": "as stored",
             "hits": [
                 {
                     "rank": 1,
@@ -63,6 +67,7 @@ def test_json_is_exactly_the_documented_shape(store) -> None:
                     "labels": ["liver", "spleen"],
                     "modality": "CT",
                     "region": "abdomen",
+                    "near_duplicate": False,
                     "matches": [
                         {"query_slice": 0, "slice_index": 1, "score": chest},
                         {"query_slice": 2, "slice_index": 1, "score": brain},
@@ -113,83 +118,6 @@ def test_k_is_at_least_one(store, k: int) -> None:
         Index(store).supports(CHEST[0], k)
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_filters_leave_only_what_they_name(store, mode: str) -> None:
-    index = Index(store)
-
-    def found(**filters: Any) -> set[str]:
-        return set(ids(index.search(QUERY, mode=mode, k=50, **filters)))
-
-    assert found(modality="MR") == {"brain-1"}
-    assert found(modality="mr") == {"brain-1"}
-    assert found(region="abdomen") == {"abdomen-1"}
-    assert found(labels=["lung"]) == {"chest-1"}
-    assert found(labels=["liver", "lung"]) <= {"abdomen-1", "chest-1"}
-    assert found(modality="CT", region="chest") == {"chest-1"}
-    assert "chest-1" in found()
-
-
-def test_a_region_in_either_case_means_both_unless_it_is_there_exactly(store) -> None:
-    index = Index(store)
-    everything = {"mode": "slice", "k": 50}
-    assert set(ids(index.search(QUERY, region="HEAD", **everything))) == {"brain-1", "nowhere"}
-    assert set(ids(index.search(QUERY, region="Head", **everything))) == {"nowhere"}
-
-
-def test_the_labels_filter_finds_only_slices_that_show_one(store) -> None:
-    hits = Index(store).search(QUERY, mode="slice", k=50, labels=["spleen"]).hits
-    assert {(h.volume_id, h.slice_index) for h in hits} == {("abdomen-1", 1)}
-    reranked = Index(store).search(QUERY, mode="rerank", k=50, labels="spleen").hits
-    assert {m.slice_index for h in reranked for m in h.matches} == {1}
-
-
-@pytest.mark.parametrize(
-    ("filters", "message"),
-    [
-        ({"modality": "PET"}, "the modality 'PET'; it has CT, MR"),
-        ({"region": "knee"}, "the region 'knee'; it has Head, abdomen, chest, head"),
-        ({"labels": ["kidney"]}, "the label 'kidney'; it has liver, lung, spleen"),
-        ({"labels": []}, "names none"),
-    ],
-)
-def test_an_unknown_filter_value_lists_the_known_ones(store, filters, message: str) -> None:
-    with pytest.raises(UsageError, match=message):
-        Index(store).search(QUERY, **filters)
-    with pytest.raises(UsageError, match=message):
-        Index(store).supports(CHEST[0], 3, **filters)
-
-
-def test_an_index_without_labels_says_so(make_store) -> None:
-    with pytest.raises(UsageError, match="the label 'liver'; none has any"):
-        Index(make_store({"a": CHEST})).search(QUERY, labels=["liver"])
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_filters_that_leave_nothing_give_no_hits(store, mode: str) -> None:
-    index = Index(store)
-    result = index.search(QUERY, mode=mode, modality="MR", region="chest")
-    assert result.to_json() == {"query": "query", "mode": mode, "hits": []}
-    assert index.search(QUERY, mode=mode, modality="MR", exclude_patient="bob").hits == ()
-    rows, scores = index.supports(CHEST[0], 3, modality="MR", region="chest")
-    assert rows.tolist() == scores.tolist() == []
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_a_patient_can_be_left_out_by_given_or_stored_id(
-    store, mode: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    index = Index(store)
-    for patient in ("ann", "hash-of-ann"):
-        found = ids(index.search(QUERY, mode=mode, k=50, exclude_patient=patient))
-        assert "brain-1" in found
-        assert not {"chest-1", "abdomen-1"} & set(found)
-    everyone = index.search(QUERY, mode=mode, k=50)
-    assert not caplog.records
-    assert index.search(QUERY, mode=mode, k=50, exclude_patient="nobody") == everyone
-    assert "nothing is left out" in caplog.text
-    assert "nobody" not in caplog.text
-
-
 def test_supports_are_annotated_slices_best_first(store) -> None:
     rows, scores = Index(store).supports([0.0, 0.0, 0.2, 1.0], 3)
     assert rows.dtype == np.int64
@@ -215,11 +143,6 @@ def test_supports_of_many_slices_equal_those_of_each(store) -> None:
         own_rows, own_scores = index.supports(query, 3, labels=["lung", "liver"])
         assert rows.tolist() == own_rows.tolist()
         assert scores.tolist() == own_scores.tolist()
-
-
-def test_supports_leave_out_a_patient(store) -> None:
-    rows, _ = Index(store).supports(CHEST[0], 50, exclude_patient="ann")
-    assert {store.volume_ids[v] for v in store.volume[rows]} == {"brain-1"}
 
 
 @pytest.mark.parametrize("bad", [[0.0] * 4, [math.nan, 0, 0, 1]])
@@ -366,7 +289,14 @@ def test_a_bare_array_is_all_slices_of_a_volume(store) -> None:
 
 
 def test_wrong_requests_are_refused_before_anything_is_read(store) -> None:
-    for wrong in ({"mode": "best"}, {"k": 0}, {"modality": "PET"}):
+    for wrong in (
+        {"mode": "best"},
+        {"k": 0},
+        {"top": 0},
+        {"candidates": 0},
+        {"orientation": "upside down"},
+        {"filters": Filters(modality="PET")},
+    ):
         with pytest.raises(UsageError):
             Index(store).search("/does/not/exist.nii", **wrong)
 
@@ -383,7 +313,7 @@ def test_localize_names_the_slices_where_the_query_is_found(store) -> None:
     assert index.localize(QUERY, "abdomen-1", top=2) == expected[:2]
     with pytest.raises(UsageError, match="unknown volume 'abdomen-2'; did you mean abdomen-1"):
         index.localize(QUERY, "abdomen-2")
-    with pytest.raises(UsageError, match="at least 1 slice"):
+    with pytest.raises(UsageError, match="top is 0; expected at least 1"):
         index.localize(QUERY, "abdomen-1", top=0)
 
 

@@ -12,9 +12,11 @@ import pytest
 from medretrieval.errors import EmbedderMismatchError, IndexFormatError
 from medretrieval.index import Case, build
 from medretrieval.retrieval.engine import Index, open_index
-from medretrieval.retrieval.modes import MODES
+from medretrieval.retrieval.filters import Filters
+from medretrieval.retrieval.modes import MODES as ALL_MODES
 from medretrieval.types import Grid, LabelVolume, SlicePolicy, Volume
 
+MODES = [name for name, mode in ALL_MODES.items() if mode.needs != "part"]
 SIZES = {"case-a": 5, "case-b": 1, "case-c": 9, "case-d": 7}
 POLICY = SlicePolicy(axis="axial", window="identity")
 
@@ -100,7 +102,8 @@ def test_filters_and_patients_of_a_stored_index(opened, mode: str, kind: str) ->
     query = make_volume("query", SIZES["case-c"], list(SIZES).index("case-c"))
 
     def found(**filters: Any) -> set[str]:
-        return {h.volume_id for h in index.search(query, mode=mode, k=99, **filters).hits}
+        result = index.search(query, mode=mode, k=99, filters=Filters(**filters))
+        return {h.volume_id for h in result.hits}
 
     assert "case-c" in found()
     assert "case-c" not in found(exclude_patient="patient-case-c")

@@ -10,7 +10,9 @@ import pytest
 
 from medretrieval.errors import EmbedderMismatchError, InputError, UsageError
 from medretrieval.retrieval.engine import Index
+from medretrieval.retrieval.filters import Filters
 from medretrieval.retrieval.modes import MODES
+from medretrieval.retrieval.selection import Selection
 from medretrieval.similarity import normalise
 from medretrieval.types import Grid, SlicePolicy, Volume
 
@@ -60,7 +62,7 @@ def query(slices: int = 8, **changes: Any) -> Volume:
 @pytest.mark.parametrize("slices", [8, 9])
 def test_every_mode_compares_whole_volumes(index: Index, slices: int) -> None:
     cosines = {"near": 1 / math.sqrt(1.01), "middle": 1 / math.sqrt(2), "far": 0.0}
-    for mode in MODES:
+    for mode in (name for name in MODES if not MODES[name].needs):
         result = index.search(query(slices), mode=mode, k=5)
         first = result.hits[0]
         assert (first.volume_id, first.slice_index) == ("near", 7)
@@ -68,7 +70,8 @@ def test_every_mode_compares_whole_volumes(index: Index, slices: int) -> None:
         assert first.matches[0].score == pytest.approx(cosines["near"], abs=1e-6)
         expected = 1.0 if mode in ("count", "weighted") else cosines["near"]
         assert first.score == pytest.approx(expected, abs=1e-6)
-        if mode == "slice":  # the only one that ranks more than the volume that is hit
+        assert first.localization is None
+        if mode == "slice" or mode.endswith("-pool"):  # these rank more than the volume that is hit
             assert [h.volume_id for h in result.hits] == ["near", "middle", "far"]
             assert [h.rank for h in result.hits] == [1, 2, 3]
             for hit in result.hits:
@@ -78,10 +81,13 @@ def test_every_mode_compares_whole_volumes(index: Index, slices: int) -> None:
 
 
 def test_filters_see_the_labels_of_the_volume(index: Index) -> None:
-    assert [h.volume_id for h in index.search(query(), labels=["cyst"]).hits] == ["middle"]
-    assert [h.volume_id for h in index.search(query(), region="head").hits] == ["far"]
-    found = index.search(query(), exclude_patient="near").hits
-    assert [h.volume_id for h in found] == ["middle", "far"]
+    for filters, expected in (
+        (Filters(labels=["cyst"]), ["middle"]),
+        (Filters(region="head"), ["far"]),
+        (Filters(exclude_patient="near"), ["middle", "far"]),
+    ):
+        hits = index.search(query(), filters=filters).hits
+        assert [h.volume_id for h in hits] == expected
 
 
 def test_a_query_is_embedded_once_and_shown_by_its_middle_slice(index: Index) -> None:
@@ -118,6 +124,13 @@ def test_what_it_cannot_answer_is_refused_with_the_reason(index: Index) -> None:
         index.supports([1.0, 0, 0, 0], 3)
     with pytest.raises(UsageError, match=rf"nothing can be localized.*{why}"):
         index.localize(query(), "near")
+    for mode in (name for name in MODES if MODES[name].needs):
+        with pytest.raises(UsageError, match=rf"mode {mode} searches with some slices.*{why}"):
+            index.search(query(), mode=mode)
+    for choice in ({"slices": (1, 2)}, {"sample": "step:2"}, {"structure": "liver"}):
+        with pytest.raises(UsageError, match=rf"{why}.*--slices"):
+            index.search(query(), mode="rerank", select=Selection(**choice))
+    assert index.search(query(), select=Selection(seed=7)).hits
 
 
 def test_a_picture_is_refused_by_the_embedder(index: Index) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -96,6 +97,79 @@ def test_rows_may_lie_anywhere(case, block: int, random) -> None:
     where = np.array(order, dtype=np.int64)
     found = maxsim(query, scattered, as_offsets(sizes), rows=where, block=block)
     assert found == pytest.approx(maxsim(query, rows, as_offsets(sizes)), rel=1e-5, abs=1e-3)
+
+
+@given(ragged(), st.integers(1, 8), st.data())
+def test_rows_with_gaps_are_as_good_as_rows_without(case, block: int, data) -> None:
+    """Rows that are left out lie between those that are searched, and would win if they counted."""
+    query, rows, sizes = case
+    before = data.draw(st.lists(st.integers(0, 2), min_size=len(rows), max_size=len(rows)))
+    where = np.arange(len(rows)) + np.cumsum(before, dtype=np.int64)
+    spread = np.full((where.max(initial=0) + 2, rows.shape[1]), 1e3, dtype=np.float32)
+    spread *= np.sign(query.sum(axis=0)) + (query.sum(axis=0) == 0)
+    spread[where] = rows
+    found = maxsim(query, spread, as_offsets(sizes), rows=where, block=block)
+    assert found == pytest.approx(looped(query, rows, sizes), rel=1e-5, abs=1e-3)
+
+
+@pytest.mark.parametrize("left_out", [[], [3], [0, 99], list(range(0, 100, 2)), [17, 18, 60]])
+def test_a_block_of_long_volumes_with_rows_left_out(left_out: list[int]) -> None:
+    """Few rows left out are multiplied along, many are not: both give the plain loop's numbers."""
+    rng = np.random.default_rng(3)
+    rows, query = normalise(rng.normal(size=(100, 6))), normalise(rng.normal(size=(7, 6)))
+    kept = np.setdiff1d(np.arange(100), left_out)
+    sizes = np.bincount(kept // 25).tolist()
+    found = maxima(query, rows, as_offsets(sizes), rows=kept, block=40)
+    for volume, best in enumerate(found.T):
+        own = rows[kept[kept // 25 == volume]]
+        assert best == pytest.approx((query @ own.T).max(axis=1), abs=1e-6)
+
+
+class Group:
+    """Rows of several files: what an index of several folders has instead of an array."""
+
+    def __init__(self, rows: NDArray[np.float32]) -> None:
+        self._rows = rows
+        self.shape = rows.shape
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, rows: object) -> NDArray[np.float32]:
+        return self._rows[rows].copy()
+
+
+@pytest.mark.parametrize("wrap", [Group, lambda rows: rows.astype(np.float64)])
+@pytest.mark.parametrize("rows", [None, list(range(50))[::-1], [*range(10), *range(11, 51)]])
+def test_documents_need_not_be_one_float32_array(wrap, rows) -> None:
+    documents = normalise(np.random.default_rng(1).normal(size=(51, 8)))
+    offsets = np.array([0, 20, 50], dtype=np.int64)
+    where = None if rows is None else np.array(rows)
+    expected = maxima(documents[:4], documents, offsets, rows=where)
+    found = maxima(documents[:4], wrap(documents), offsets, rows=where, block=16)
+    assert found == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("row", [-1, 4])
+def test_rows_that_do_not_exist_are_refused(row: int) -> None:
+    with pytest.raises(IndexError, match=r"0\.\.3"):
+        maxima(
+            np.ones((1, 3), np.float32), np.ones((4, 3)), np.array([0, 2]), rows=np.array([row, 0])
+        )
+
+
+def test_memory_is_bounded_by_blocks() -> None:
+    """Of 20,000 x 64 slices in float64, 10 MB, never more than some blocks are copied."""
+    rows = np.random.default_rng(0).normal(size=(20_000, 64))
+    order = np.arange(20_000)[::-1].copy()
+    offsets = np.arange(0, 20_001, 100)
+    tracemalloc.start()
+    try:
+        maxima(rows[:50].astype(np.float32), rows, offsets, rows=order, block=256)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 1_500_000
 
 
 def test_maxsim_reads_a_memory_map(tmp_path) -> None:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-import faiss
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medretrieval.errors import InputError, UsageError
-from medretrieval.index import faiss_backend
-from medretrieval.index.faiss_backend import Searcher, build_faiss, resolve_parameters
+from medretrieval.index import searcher as searcher_module
+from medretrieval.index.faiss_files import build_faiss
+from medretrieval.index.kinds import KINDS, resolve_parameters
+from medretrieval.index.searcher import Searcher
 
 
 def unit(array: np.ndarray) -> np.ndarray:
@@ -20,7 +21,7 @@ def unit(array: np.ndarray) -> np.ndarray:
 
 
 def searcher(embeddings: np.ndarray, kind: str = "flat", **parameters: int) -> Searcher:
-    full = resolve_parameters(kind, parameters)
+    full = resolve_parameters(kind, parameters, rows=len(embeddings), dim=embeddings.shape[1])
     index = build_faiss(embeddings, kind, full)
     return Searcher(embeddings=embeddings, kind=kind, parameters=full, index=index)
 
@@ -52,22 +53,22 @@ def by_hand(
     k=st.integers(1, 70),
     share=st.sampled_from([None, 0.0, 0.1, 0.5, 1.0]),
     few=st.sampled_from([0, 1000]),
-    kind=st.sampled_from(["flat", "hnsw"]),
+    kind=st.sampled_from(sorted(KINDS)),
 )
 def test_neighbours_are_the_best_with_ties_by_row(
     seed: int, n: int, distinct: int, m: int, k: int, share: float | None, few: int, kind: str
 ) -> None:
     rng = np.random.default_rng(seed)
     base = unit(rng.standard_normal((min(distinct, n), 5)))
-    if kind == "flat":
+    if KINDS[kind].exact:
         embeddings = base[rng.integers(0, len(base), n)]  # repeated rows: ties
     else:
-        embeddings = base  # of more equal rows than it looks at, hnsw may take any
+        embeddings = base  # of more equal rows than it looks at, an approximate kind may take any
     queries = np.concatenate([base[:1], rng.standard_normal((m, 5)) * 7])
     rows = None if share is None else rng.random(len(embeddings)) < share
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(faiss_backend, "_FEW_EXCLUDED", few)
-        patch.setattr(faiss_backend, "_BLOCK_BYTES", 7 * 4 * 5)
+        patch.setattr(searcher_module, "_FEW_EXCLUDED", few)
+        patch.setattr(searcher_module, "_BLOCK_BYTES", 7 * 4 * 5)
         scores, ids = searcher(embeddings, kind).neighbours(queries, k, rows)
     wanted_scores, wanted_ids = by_hand(embeddings, queries, k, rows)
     assert scores.dtype == np.float32
@@ -103,49 +104,6 @@ def test_permutation_of_rows_permutes_the_result() -> None:
     shuffled_scores, shuffled_ids = searcher(embeddings[order]).neighbours(queries, 10)
     np.testing.assert_array_equal(order[shuffled_ids], ids)
     np.testing.assert_array_equal(shuffled_scores, scores)
-
-
-@pytest.mark.parametrize("filtered", [False, True])
-def test_hnsw_finds_nearly_what_flat_finds(filtered: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(faiss_backend, "_EXACT_ROWS", 0)
-    rng = np.random.default_rng(2)
-    embeddings = unit(rng.standard_normal((2000, 32)))
-    queries = rng.standard_normal((100, 32))
-    rows = rng.random(2000) < 0.5 if filtered else None
-    exact = searcher(embeddings).neighbours(queries, 10, rows)[1]
-    near = searcher(embeddings, "hnsw").neighbours(queries, 10, rows)[1]
-    if rows is not None:
-        assert rows[near].all()
-    recall = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(exact, near, strict=True)])
-    assert recall > 0.95
-
-
-def test_hnsw_gives_all_rows_that_a_narrow_filter_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(faiss_backend, "_EXACT_ROWS", 0)
-    rng = np.random.default_rng(3)
-    embeddings = unit(rng.standard_normal((2000, 8)))
-    rows = np.array([1999, 5, 700, 5])
-    found = searcher(embeddings, "hnsw", efSearch=4)
-    _, ids = found.neighbours(rng.standard_normal((9, 8)), 4, rows)
-    for row in ids:
-        assert set(row.tolist()) == {5, 700, 1999, -1}
-        assert row[3] == -1
-
-
-def test_hnsw_is_the_same_with_any_number_of_threads() -> None:
-    embeddings = unit(np.random.default_rng(4).standard_normal((1500, 16)))
-    parameters = resolve_parameters("hnsw", None)
-    before = faiss.omp_get_max_threads()
-    try:
-        built = []
-        for threads in (1, 2):
-            faiss.omp_set_num_threads(threads)
-            index = build_faiss(embeddings, "hnsw", parameters)
-            assert faiss.omp_get_max_threads() == threads
-            built.append(faiss.serialize_index(index).tobytes())
-    finally:
-        faiss.omp_set_num_threads(before)
-    assert built[0] == built[1]
 
 
 @pytest.mark.parametrize(

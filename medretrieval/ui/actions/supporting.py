@@ -1,0 +1,101 @@
+"""The support set: annotated slices to segment from."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from medretrieval.errors import UsageError
+from medretrieval.imaging import read_labels, read_volume
+from medretrieval.ui import content, text, words
+from medretrieval.ui.actions.base import NO_RESULTS, Acting, structure_names
+from medretrieval.ui.session import (
+    Cart,
+    CartItem,
+    Props,
+    Session,
+    Updates,
+    add_to_cart,
+    own_pair,
+    remove_from_cart,
+)
+from medretrieval.ui.uploads import taken
+
+
+class SupportActions(Acting):
+    """What is done with the support set."""
+
+    def add_hit(self, session: Session, number: float, key: str) -> Updates:
+        """Add the database slice of a card to the support set; `key` as for `Found.pair`."""
+        if session.found is None:
+            raise UsageError(NO_RESULTS)
+        item = self.backend.open(session.found.index).cart_item(*session.found.pair(key))
+        if item is None:
+            raise UsageError("that slice is not annotated; choose another one")
+        return self._carted(session, number, add_to_cart(session.cart, [item]))
+
+    def add_hits(self, session: Session, number: float) -> Updates:
+        """Add the annotated slice that every hit shows to the support set."""
+        found = session.found
+        if found is None:
+            raise UsageError(NO_RESULTS)
+        opened = self.backend.open(found.index)
+        shown = [opened.cart_item(*pair) for pair in found.pairs(int(number))]
+        items = [item for item in shown if item is not None]
+        without = len(shown) - len(items)
+        note = f" {without} without annotation left out." if without else ""
+        return self._carted(session, number, add_to_cart(session.cart, items), note)
+
+    def add_own(
+        self,
+        session: Session,
+        number: float,
+        image: str | None,
+        mask: str | None,
+        names: str | None,
+    ) -> Updates:
+        """Add the visitor's own annotated image to the support set."""
+        if not image or not mask:
+            raise UsageError("your own pair needs an image and its mask; upload both")
+        items: list[CartItem]
+        with (
+            taken(image, self.uploads, name="your image") as image_path,
+            taken(mask, self.uploads, name="your mask") as mask_path,
+        ):
+            named = words.label_names(names)
+            volume = read_volume(image_path, allow_one_slice=True)
+            labels = read_labels(mask_path, reference=volume.grid, names=named)
+            items = own_pair(volume, labels, self.policy(session.index))
+        return {
+            **self._carted(session, number, add_to_cart(session.cart, items)),
+            "own_image": None,
+            "own_mask": None,
+        }
+
+    def remove(self, session: Session, number: float, key: str) -> Updates:
+        """Take one slice out of the support set."""
+        return self._carted(session, number, remove_from_cart(session.cart, key))
+
+    def empty(self, session: Session, number: float) -> Updates:
+        """Take everything out of the support set."""
+        return self._carted(session, number, ())
+
+    def _carted(self, session: Session, number: float, cart: Cart, note: str = "") -> Updates:
+        found = session.found
+        opened = self.backend.opened(found.index if found else session.index)
+        names = sorted({name for item in cart for name in item.support.names.values()})
+        size = f"{len(cart)} slice{'' if len(cart) == 1 else 's'} in the support set."
+        updates: Updates = {
+            "cart": cart,
+            "cart_view": content.cart_cards(cart, content.palette(opened)),
+            "segment_status": text.status("idle", size + note) if cart or note else "",
+            "structures": Props(
+                choices=names if cart or not opened else structure_names(opened), value=[]
+            ),
+        }
+        if found is not None and opened is not None:
+            updates["hits"] = self.hit_cards(replace(session, cart=cart), number)
+            if session.query is not None:
+                updates["settings_file"] = self.settings(
+                    session.query, opened, found, cart, session.outcome
+                )
+        return updates
