@@ -33,6 +33,7 @@ from medretrieval.embedders.registry import DEFAULT_EMBEDDER
 from medretrieval.imaging import ORIENTATIONS, extract, read_volume, slice_axis, turn
 from medretrieval.pipeline import build_index
 from medretrieval.retrieval.engine import Index, open_index
+from medretrieval.retrieval.orienting import spread
 from medretrieval.retrieval.selection import Selection
 from medretrieval.types import Embedder, Grid, SlicePolicy, Volume
 
@@ -108,7 +109,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/orientation"))
     parser.add_argument("--turned", nargs="*", default=["heart"], help="organs in all eight")
     parser.add_argument("--organs", nargs="*", help="only these, default all")
-    parser.add_argument("--queries", type=int, help="of each organ at most")
+    parser.add_argument("--queries", type=int, help="of each organ at most, spread over all")
     options = parser.parse_args()
     data, out = options.data.resolve(), options.out
     out.mkdir(parents=True, exist_ok=True)
@@ -123,7 +124,8 @@ def main() -> None:
     found: list[Answer] = []
     queries = [row for row in cases if row["split"] == "query" and row["modality"]]
     for organ in options.organs or dict.fromkeys(row["organ"] for row in queries):
-        for row in [row for row in queries if row["organ"] == organ][: options.queries]:
+        own = [row for row in queries if row["organ"] == organ]
+        for row in [own[place] for place in spread(len(own), options.queries or len(own))]:
             volume = read_volume(data / row["path"], modality=row["modality"])
             turned = organ in options.turned
             asked_as = {organ: volume}
@@ -210,11 +212,12 @@ def asked(
     middle = Selection(slices=(count // 4, max(count // 4, 3 * count // 4 - 1)))
     answers = []
     for searched in SEARCHED:
+        embedded = index.query_embeddings(volume, orientation=searched)
         for mode in MODES:
             select = middle if mode == "slice" else Selection()
-            result = index.search(volume, mode=mode, k=1, select=select, orientation=searched)
-            right = float(np.mean([kind[hit.volume_id] == wanted for hit in result.hits]))
-            answers.append(Answer(query, lie, crop, searched, mode, right, result.orientation))
+            hits = index.search(embedded, mode=mode, k=1, select=select).hits
+            right = float(np.mean([kind[hit.volume_id] == wanted for hit in hits]))
+            answers.append(Answer(query, lie, crop, searched, mode, right, embedded.orientation))
     return answers
 
 
@@ -232,12 +235,11 @@ def report(found: Sequence[Answer]) -> str:
         cells = [f"{np.mean(group):.2f}" for group in groups]
         lines.append(f"| {query} | {lie} | {mode} | {len(groups[0])} | " + " | ".join(cells) + " |")
     lines += ["", "Orientations that `any` chose for queries as they are:", ""]
-    upright = [a for a in found if a.lie == "as stored" and a.searched == "any"]
-    for query, crop, mode in dict.fromkeys((a.query, a.crop, a.mode) for a in upright):
-        own = [a for a in upright if (a.query, a.crop, a.mode) == (query, crop, mode)]
-        chosen = [a.orientation for a in own]
+    upright = [a for a in found if (a.lie, a.searched, a.mode) == ("as stored", "any", MODES[0])]
+    for query, crop in dict.fromkeys((a.query, a.crop) for a in upright):
+        chosen = [a.orientation for a in upright if (a.query, a.crop) == (query, crop)]
         counted = ", ".join(f"{n} {chosen.count(n)}" for n in ORIENTATIONS if n in chosen)
-        lines.append(f"- {query}, crop {crop}, {mode}: {counted}")
+        lines.append(f"- {query}, crop {crop}: {counted}")
     return "\n".join(lines) + "\n"
 
 

@@ -44,7 +44,7 @@ from medretrieval.retrieval.filters import Filters
 from medretrieval.retrieval.query import QueryEmbeddings, from_arrays
 from medretrieval.similarity import BLOCK, maxima, maxsim
 
-ALL_ROWS = 1_322_552  # CBIR-FM: RadioImageNet, ...
+ALL_ROWS = 1_322_552  # all data of CBIR-FM together
 TS_ROWS, TS_VOLUMES = 290_757, 1_204
 MODES = ("slice", "count", "weighted", "max", "sum")
 OTHERS = Filters(exclude_patient="patient-000001")

@@ -71,7 +71,7 @@ class MemoryStore:
         embeddings: (n, dim) float32 unit rows; may be memory-mapped.
         volume: (n,) volume of each row, ascending from 0.
         kind: of the search structure, with its default parameters.
-        cached: file that keeps a built structure for the next run.
+        cached: file that keeps a built structure for the next run; the settings join its name.
     """
 
     def __init__(
@@ -124,6 +124,9 @@ class MemoryStore:
 def _searcher(embeddings: NDArray[np.float32], kind: str, cached: Path | None) -> Searcher:
     rows, dim = embeddings.shape
     parameters = resolve_parameters(kind, None, rows=rows, dim=dim)
+    if cached is not None:
+        settings = "".join(f"-{name}{value}" for name, value in parameters.items())
+        cached = cached.with_stem(cached.stem + settings)
     if cached is not None and cached.exists():
         index = read_faiss(cached, rows=rows, dim=dim, kind=kind)
     else:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from medretrieval.arguments import INDEX_KINDS, WINDOWS, parser
-from medretrieval.cli import main
+from medretrieval.cli import COMMANDS, main
 from medretrieval.imaging import POLICIES
 from medretrieval.index import KINDS
 
@@ -335,7 +335,7 @@ def test_windows_are_those_of_the_library() -> None:
 
 def test_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
     text = parser().format_help()
-    for command in ("demo", "build", "info", "search", "segment", "embedders", "segmenters"):
+    for command in COMMANDS:
         assert command in text
         with pytest.raises(SystemExit) as stopped:
             main([command, "--help"])

@@ -77,7 +77,7 @@ def _subvectors(rows: int, dim: int, chosen: Mapping[str, int]) -> int:
 
 
 def _probes(rows: int, dim: int, chosen: Mapping[str, int]) -> int:
-    return min(chosen["nlist"], max(16, chosen["nlist"] // 64))
+    return min(chosen["nlist"], max(32, chosen["nlist"] // 64))
 
 
 def _lsh_candidates(rows: int, dim: int, chosen: Mapping[str, int]) -> int:
@@ -116,7 +116,7 @@ KINDS: Mapping[str, IndexKind] = {
                 default=100, low=1, high=10_000, summary="rows looked at to place a row"
             ),
             "efSearch": Parameter(
-                default=256, low=1, high=10_000, summary="rows looked at for a query slice"
+                default=384, low=1, high=10_000, summary="rows looked at for a query slice"
             ),
         },
         build=structures.build_hnsw,

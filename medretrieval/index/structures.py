@@ -33,7 +33,7 @@ _ROWS_OF_A_CENTRE = 128  # as many as FAISS needs for good centres; more only ta
 _CODED_AT_ONCE = 65_536
 _ONE_THREAD_ROWS = 200_000
 # The rows that a filter leaves out may all lie next to the query (its own volume or patient).
-_NEAR_EXCLUDED = 1000
+_NEAR_EXCLUDED = 400
 
 
 @contextmanager

@@ -37,7 +37,7 @@ SHIFT = 1  # pixels of a thumbnail by which the same picture may be shifted
 EQUAL = 0.999  # cosine of embeddings of the same pixels, whatever the precision
 SHARE = 0.5  # of the slices of a query that are the same, from which a volume is
 PAIRS = 8  # of the slices of a volume compared, equally spaced from the most to the least similar
-SLICES = 100  # slice hits compared in one search, the most similar first
+SLICES = 24  # slice hits compared in one search, the most similar first
 
 
 def thumbnail(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -189,7 +189,31 @@ def test_programs_use_the_page(server: str, nifti: Path, tmp_path: Path) -> None
     assert left == {"medretrieval-mask.nii.gz"}
 
 
+def test_programs_have_every_option(server: str, nifti: Path, tmp_path: Path) -> None:
+    from gradio_client import Client, handle_file
+
+    mask = np.zeros((24, 20, 5), np.uint8)
+    mask[14:20, 12:16, 2:4] = 2
+    nib.Nifti1Image(mask, nib.load(nifti).affine).to_filename(tmp_path / "mask.nii.gz")
+    client = Client(server, verbose=False)
+    found = client.predict(
+        file=handle_file(nifti), mode="localized", k=3, structure="spleen",
+        label_map=handle_file(tmp_path / "mask.nii.gz"), modality="ct", labels=["spleen", "liver"],
+        exclude_patient="upper-1", like=["lower-1"], unlike=["upper-2:2"], orientation="any",
+        api_name="/search",
+    )  # fmt: skip
+    assert found["orientation"] == "as stored"
+    (hit,) = found["hits"]
+    assert hit["volume_id"] == "lower-1"
+    assert hit["localization"]["ratio"] == 1
+    assert {match["query_slice"] for match in hit["matches"]} == {2, 3}
+
+
 @pytest.mark.parametrize(("changes", "message"), [
+    ({"slices": [2]}, "first and the last"), ({"slices": [0, 9]}, "do not exist"),
+    ({"orientation": "sideways"}, "unknown orientation"), ({"like": ["nobody"]}, "unknown volume"),
+    ({"label_names": {"x": "liver"}, "structure": "liver"}, "does not name a mask value"),
+    ({"where": {"scanner": "B"}}, "unknown column"), ({"also": ["/etc"]}, "of its list"),
     ({"index": "/etc"}, "only the indexes of its list"),
     ({"mode": "guess"}, "unknown mode"),
     ({"k": 0}, "k is 0"),

@@ -6,10 +6,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from medretrieval.errors import UsageError
 from medretrieval.retrieval.feedback import Feedback
+from medretrieval.types import PatchFeatures
 from medretrieval.ui.actions import Actions
 from medretrieval.ui.backend import DEMO
 from medretrieval.ui.session import Props
@@ -126,3 +128,56 @@ def test_examples_go_with_the_image_and_the_index(visitor: Any) -> None:
         leave()
         assert not visitor.session.feedback
         assert visitor.shown["chips"] == ""
+
+
+# Why
+
+
+class PatchEmbedder:
+    """The toy of the page, with features of the blocks of a picture."""
+
+    def __init__(self, toy: Any) -> None:
+        self.toy = toy
+        self.identity = toy.identity
+        self.asked = 0
+
+    def embed_batch(self, images: Any) -> Any:
+        return self.toy.embed_batch(images)
+
+    def patches(self, pictures: Any) -> PatchFeatures:
+        self.asked += len(pictures)
+        values = np.random.default_rng(0).random((len(pictures), 4, 4, 3)).astype(np.float32)
+        boxes = np.array([(0, 0, *picture.shape[:2]) for picture in pictures], dtype=np.float64)
+        return PatchFeatures(features=values, boxes=boxes, mean_pooled=True)
+
+
+def test_heat_maps_are_made_when_they_are_asked_for(visitor: Any, backend: Any) -> None:
+    embedder = PatchEmbedder(backend.embedder)
+    backend.open(DEMO).index._embedder = embedder
+    visitor.example()
+    visitor.find()
+    shown = visitor.do(visitor.actions.why(visitor.session, key_of(visitor, 1)))
+    assert embedder.asked == 0
+    assert shown["explaining"] == key_of(visitor, 1)
+    maps = visitor.actions.maps(visitor.session, shown["explaining"])["maps"]
+    assert embedder.asked == 2
+    assert maps.count("<figcaption>") == 3
+    assert "Bright: " in maps
+
+
+@pytest.mark.parametrize("mode", ["rerank", "slice"])
+def test_without_features_of_parts_a_sentence_says_so(visitor: Any, mode: str) -> None:
+    visitor.example()
+    visitor.find(mode)
+    maps = visitor.actions.maps(visitor.session, key_of(visitor, 1))["maps"]
+    assert "data-enlarge" in maps  # the matrix is there
+    assert "No heat maps: " in maps
+
+
+def test_what_was_to_be_explained_is_gone(visitor: Any) -> None:
+    assert visitor.actions.maps(visitor.session, "1:2:2") == {}
+    visitor.example()
+    visitor.find()
+    assert visitor.actions.maps(visitor.session, None) == {}
+    visitor.do({"found": visitor.session.found, **visitor.example()})
+    assert visitor.actions.maps(visitor.session, "1:2:2") == {}

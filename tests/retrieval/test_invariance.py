@@ -308,9 +308,7 @@ def searched(store: Any, kind: str) -> Searched:
     rows, dim = store.embeddings.shape
     parameters = resolve_parameters(kind, None, rows=rows, dim=dim)
     index = build_faiss(store.embeddings, kind, parameters)
-    searcher = Searcher(
-        embeddings=store.embeddings, kind=kind, parameters=parameters, index=index
-    )
+    searcher = Searcher(embeddings=store.embeddings, kind=kind, parameters=parameters, index=index)
     return Searched(store, searcher)
 
 

@@ -77,3 +77,18 @@ def test_scores_do_not_carry_the_errors_of_the_index(make_store) -> None:
     )
     assert rows.tolist() == [[0, 2, 1]]
     assert scores.tolist() == [[1.0, 1.0, 0.6]]
+
+
+def test_a_score_is_the_same_with_however_many_others_it_is_computed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rng = np.random.default_rng(0)
+    rows, query = normalise(rng.normal(size=(40, 33))), normalise(rng.normal(size=(7, 33)))
+    found = np.argsort(rng.random((7, 40)), axis=1)
+    found[2, 30:] = -1
+    together = module._score_again(query, found, rows)
+    monkeypatch.setattr(module, "PAIRS", 3)
+    assert (module._score_again(query, found, rows) == together).all()
+    assert (module._score_again(query[4:5], found[4:5, 7:8], rows) == together[4:5, 7:8]).all()
+    assert np.isneginf(together[2, 30:]).all()
+    assert np.isfinite(together).sum() == 7 * 40 - 10
