@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
 
 from medretrieval import __version__
-from medretrieval.embedders.compute import Precision, Runtime
 from medretrieval.embedders.registry import DEFAULT_EMBEDDER
-from medretrieval.option_values import names, part, positive, span, where
-from medretrieval.retrieval.aggregation import DEFAULT_SIGMA
-from medretrieval.retrieval.filters import Filters
-from medretrieval.retrieval.modes import DEFAULT_MODE, MODES
+from medretrieval.option_values import names, part, positive
+from medretrieval.query_arguments import (
+    add_embedder,
+    add_feedback,
+    add_filters,
+    add_labels,
+    add_one_slice,
+    add_query,
+    add_ranking,
+    add_selection,
+)
+from medretrieval.retrieval.modes import DEFAULT_MODE
 from medretrieval.retrieval.rerank import LOCALIZED_SLICES
-from medretrieval.retrieval.selection import DEFAULT_SAMPLE
 from medretrieval.segmentation.registry import DEFAULT_SEGMENTER
 
 # Named here too, because the table itself (`medretrieval.index.KINDS`, and auto) loads faiss.
@@ -25,12 +29,7 @@ WINDOWS = (
     *("auto", "percentile", "identity"),
     *("ct-lung", "ct-mediastinum", "ct-abdomen", "ct-bone", "ct-brain", "ct-wide"),
 )
-# As `medretrieval.imaging.ORIENTATIONS`.
-AS_STORED = "as stored"
-ORIENTATIONS = (
-    *("rotated left", "rotated 180", "rotated right", "flipped left-right", "flipped top-bottom"),
-    *("flipped diagonally", "flipped along the other diagonal"),
-)
+EXPLAINED_MODE = "rerank"  # it compares all slices with all, as the matrix shows
 _SEVERAL = "an index folder, or several with commas between them"
 
 
@@ -123,8 +122,8 @@ def parser() -> argparse.ArgumentParser:
     build.add_argument("--skip-bad", action="store_true", help="leave out unreadable cases")
     build.add_argument("--force", action="store_true", help="replace an existing OUT")
     _share(build)
-    _embedder(build, precision="float32")
-    _one_slice(build)
+    add_embedder(build, precision="float32")
+    add_one_slice(build)
 
     merge = command("merge", "write one index with the rows of several, without embedding again")
     merge.add_argument("out", metavar="OUT", help="the index folder to write")
@@ -190,33 +189,19 @@ def _search(search: argparse.ArgumentParser) -> None:
         metavar="QUERY",
         help="image, volume, DICOM folder or zip; or case:VOLUME_ID for a case of the index",
     )
-    search.add_argument("--mode", choices=tuple(MODES), default=DEFAULT_MODE)
-    search.add_argument(
-        "-k",
-        type=positive,
-        default=5,
-        help="hits at most, in mode slice for each query slice (default: 5)",
-    )
-    search.add_argument(
-        "--sigma",
-        type=float,
-        default=DEFAULT_SIGMA,
-        metavar="S",
-        help="mode weighted: width of the weights as a fraction of the query's slices "
-        f"(default: {DEFAULT_SIGMA})",
-    )
-    search.add_argument(
-        "--candidates",
-        type=positive,
-        metavar="C",
-        help="mode rerank: only the C volumes with the most hits (default: all that are hit)",
-    )
+    add_ranking(search, mode=DEFAULT_MODE)
     search.add_argument(
         "--top",
         type=positive,
         default=LOCALIZED_SLICES,
         metavar="L",
-        help=f"mode rerank: slices that localize the query (default: {LOCALIZED_SLICES})",
+        help=f"mode rerank only: slices that localize the query (default: {LOCALIZED_SLICES})",
+    )
+    search.add_argument(
+        "-k",
+        type=positive,
+        default=5,
+        help="hits at most, in mode slice for each query slice (default: 5)",
     )
     search.add_argument(
         "--fuse",
@@ -226,45 +211,10 @@ def _search(search: argparse.ArgumentParser) -> None:
         help="another index of the same cases, of another embedder: what both find is ranked "
         "together (repeatable)",
     )
-    slices = search.add_argument_group("which slices of the query")
-    slices.add_argument("--slice", type=int, metavar="N", help="only this slice")
-    slices.add_argument(
-        "--slices", type=span, metavar="A:B", help="only the slices from A to B, both included"
-    )
-    slices.add_argument(
-        "--structure",
-        metavar="NAME",
-        help="only the smallest run of slices that shows it; also what is localized",
-    )
-    slices.add_argument(
-        "--query-labels", type=Path, metavar="FILE", help="label map that shows the structure"
-    )
-    slices.add_argument(
-        "--query-label-names",
-        default="",
-        metavar="1=A,2=B",
-        help="names of the values of --query-labels (default: as in the index)",
-    )
-    slices.add_argument(
-        "--sample",
-        metavar="SAMPLE",
-        help="a sample of them: random:N, mm:X (every X mm) or step:N (every N-th) (default: all; "
-        f"mode sampled: {DEFAULT_SAMPLE})",
-    )
-    slices.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="of --sample random:N (default: 0)"
-    )
-    _query(search)
-    filters = _filters(search)
-    filters.add_argument("--labels", type=names, metavar="A,B", help="only slices that show one")
-    judged = search.add_argument_group("more like this, less like that")
-    for name, what in (
-        ("--like", "more like this case or slice of the index (repeatable)"),
-        ("--unlike", "less like this one, which is left out (repeatable)"),
-    ):
-        judged.add_argument(
-            name, action="append", default=[], metavar="VOLUME_ID[:SLICE]", help=what
-        )
+    add_query(search)
+    add_selection(search, one="only this slice")
+    add_labels(add_filters(search))
+    add_feedback(search)
 
 
 def _segment(segment: argparse.ArgumentParser) -> None:
@@ -286,97 +236,20 @@ def _segment(segment: argparse.ArgumentParser) -> None:
         help="names of the values of --truth (default: as in the index)",
     )
     segment.add_argument("--force", action="store_true", help="replace an existing --out file")
-    _query(segment)
-    _filters(segment)
-
-
-def _embedder(sub: argparse.ArgumentParser, *, precision: str | None) -> None:
-    sub.add_argument(
-        "--embedder-weights",
-        type=Path,
-        metavar="PATH",
-        help="local file or folder with the embedder's weights, or its JSON description",
-    )
-    sub.add_argument("--device", default="cpu", help="where it runs: cpu (default) or cuda")
-    sub.add_argument(
-        "--precision",
-        choices=get_args(Precision),
-        default=precision,
-        help="auto: bfloat16 where the processor gains and embeddings stay "
-        f"(default: {precision or 'as the index'})",
-    )
-    sub.add_argument(
-        "--runtime",
-        choices=get_args(Runtime),
-        default="torch",
-        help="openvino compiles the embedder for this CPU (default: torch)",
-    )
-
-
-def embedder_options(options: argparse.Namespace) -> dict[str, Any]:
-    """How an embedder is loaded, as keyword arguments."""
-    return {
-        "weights": options.embedder_weights,
-        "device": options.device,
-        "precision": options.precision,
-        "runtime": options.runtime,
-    }
-
-
-def _one_slice(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument(
-        "--allow-one-slice", action="store_true", help="accept a NIfTI volume of a single slice"
-    )
+    add_query(segment)
+    add_filters(segment)
 
 
 def _explain(explain: argparse.ArgumentParser) -> None:
-    explain.add_argument("index", metavar="INDEX")
+    explain.add_argument("index", metavar="INDEX", help=_SEVERAL)
     explain.add_argument("query", metavar="QUERY", help="as for search")
-    explain.add_argument("--volume", metavar="ID", help="default: the first of mode rerank")
-    explain.add_argument("--slice", type=int, metavar="N", help="heat maps of this query slice")
+    explain.add_argument(
+        "--volume", metavar="ID", help="explain this one (default: the first that --mode finds)"
+    )
     explain.add_argument("--out", required=True, metavar="DIR", help="for the pictures and a table")
     explain.add_argument("--force", action="store_true", help="replace files in --out")
-    _filters(explain)
-    _query(explain)
-
-
-def _query(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--channel", type=int, default=0, help="channel of a 4-D query (default: 0)")
-    sub.add_argument(
-        "--orientation",
-        default=AS_STORED,
-        metavar="NAME",
-        help="how the query's slices are turned: any (the way in which they fit the index best), "
-        f"or one of {', '.join(ORIENTATIONS)} (default: {AS_STORED})",
-    )
-    _embedder(sub, precision=None)
-    _one_slice(sub)
-
-
-def _filters(sub: argparse.ArgumentParser) -> argparse._ArgumentGroup:
-    """What of the index may be found."""
-    group = sub.add_argument_group("which slices of the index")
-    group.add_argument("--modality", help="only of this modality")
-    group.add_argument("--region", help="only of this body region")
-    group.add_argument("--patient", metavar="ID", help="only of this patient")
-    group.add_argument("--exclude-patient", metavar="ID", help="not of this patient")
-    group.add_argument(
-        "--where",
-        action="append",
-        default=[],
-        metavar="COLUMN=VALUE",
-        help="only with this value of a column that the index stores (repeatable)",
-    )
-    return group
-
-
-def filters(options: argparse.Namespace, *, labels: Sequence[str] | None = None) -> Filters:
-    """What may be found, from the options of `_filters`."""
-    return Filters(
-        modality=options.modality,
-        region=options.region,
-        labels=labels,
-        patient=options.patient,
-        exclude_patient=options.exclude_patient,
-        where=where(options.where) or {},
-    )
+    add_ranking(explain, mode=EXPLAINED_MODE, help=f"of the search (default: {EXPLAINED_MODE})")
+    add_query(explain)
+    add_selection(explain, one="heat maps of this one of them (default: of the best pair)")
+    add_labels(add_filters(explain))
+    add_feedback(explain)

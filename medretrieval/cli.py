@@ -17,15 +17,19 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medretrieval.arguments import AS_STORED, embedder_options, filters, parser
+from medretrieval.arguments import parser
 from medretrieval.console import ProgressBar, plain, table
-from medretrieval.errors import MedRetrievalError, UsageError
+from medretrieval.errors import MedRetrievalError
 from medretrieval.option_values import index_parameters, label_names, where
+from medretrieval.query_arguments import (
+    AS_STORED,
+    embedder_options,
+    feedback,
+    filters,
+    query_and_selection,
+)
 
 if TYPE_CHECKING:
-    from medretrieval.retrieval.engine import Index
-    from medretrieval.retrieval.query import Query
-    from medretrieval.retrieval.selection import Selection
     from medretrieval.types import SearchResult
 
 
@@ -166,11 +170,10 @@ def _info(options: argparse.Namespace) -> None:
 
 def _search(options: argparse.Namespace) -> None:
     from medretrieval.retrieval.engine import open_index
-    from medretrieval.retrieval.feedback import Feedback
     from medretrieval.retrieval.fusion import search_fused
 
     index = open_index(options.index, **embedder_options(options))
-    query, select = _query_and_selection(options, index)
+    query, select = query_and_selection(options, index)
     # Local weights are those of one embedder.
     others = {**embedder_options(options), "weights": None}
     fused = [open_index(path, **others) for path in options.fuse]
@@ -182,7 +185,7 @@ def _search(options: argparse.Namespace) -> None:
         slice_index=options.slice,
         select=select,
         filters=filters(options, labels=options.labels),
-        feedback=Feedback(like=tuple(options.like), unlike=tuple(options.unlike)),
+        feedback=feedback(options),
         orientation=options.orientation,
         sigma=options.sigma,
         candidates=options.candidates,
@@ -192,30 +195,6 @@ def _search(options: argparse.Namespace) -> None:
         progress=ProgressBar(quiet=options.quiet),
     )
     _print(options, result.to_json(), lambda: _hits(result))
-
-
-def _query_and_selection(options: argparse.Namespace, index: Index) -> tuple[Query, Selection]:
-    """The query is read here where its label map must be held against it."""
-    from medretrieval.imaging import read_labels, read_volume
-    from medretrieval.retrieval.selection import Selection
-    from medretrieval.retrieval.stored import CASE
-
-    labels = None
-    query = options.query
-    if options.query_labels is not None:
-        if query.startswith(CASE):
-            raise UsageError("a case of the index brings its own labels; leave --query-labels out")
-        query = read_volume(query, channel=options.channel, allow_one_slice=options.allow_one_slice)
-        names = label_names(options.query_label_names, "--query-label-names")
-        labels = read_labels(options.query_labels, reference=query.grid)
-        labels = replace(labels, names=names or index.store.vocabulary)
-    return query, Selection(
-        slices=options.slices,
-        structure=options.structure,
-        labels=labels,
-        sample=options.sample,
-        seed=options.seed,
-    )
 
 
 def _hits(result: SearchResult) -> str:
@@ -294,13 +273,20 @@ def _explain(options: argparse.Namespace) -> None:
     from medretrieval.retrieval.engine import open_index
     from medretrieval.retrieval.explanation import write_explanation
 
+    index = open_index(options.index, **embedder_options(options))
+    query, select = query_and_selection(options, index)
     found = write_explanation(
-        open_index(options.index, **embedder_options(options)),
-        options.query,
+        index,
+        query,
         options.out,
         volume_id=options.volume,
         slice_index=options.slice,
-        filters=filters(options),
+        mode=options.mode,
+        select=select,
+        filters=filters(options, labels=options.labels),
+        feedback=feedback(options),
+        sigma=options.sigma,
+        candidates=options.candidates,
         orientation=options.orientation,
         channel=options.channel,
         allow_one_slice=options.allow_one_slice,

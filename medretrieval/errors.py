@@ -39,13 +39,19 @@ class EmbedderMismatchError(IndexFormatError):
     """An index is searched with embeddings of another embedder than its own."""
 
 
-def unknown_name(kind: str, name: str, known: Iterable[str], list_command: str) -> UsageError:
+def unknown_name(
+    kind: str, name: str, known: Iterable[str], list_command: str | None
+) -> UsageError:
     """Return (not raise) the error for an unknown `name`, with close matches and how to list all.
+
+    Args:
+        list_command: the command that lists all names, None where none does.
 
     >>> print(unknown_name("embedder", "dinov2-bas", ["dinov2-base"], "medretrieval embedders"))
     unknown embedder 'dinov2-bas'; did you mean dinov2-base? `medretrieval embedders` lists all
     """
     known = list(known)
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    hint = f"did you mean {', '.join(close)}?" if close else f"known: {', '.join(sorted(known))};"
-    return UsageError(f"unknown {kind} {name!r}; {hint} `{list_command}` lists all")
+    hint = f"did you mean {', '.join(close)}?" if close else f"known: {', '.join(sorted(known))}"
+    lists_all = f"{' ' if close else '; '}`{list_command}` lists all" if list_command else ""
+    return UsageError(f"unknown {kind} {name!r}; {hint}{lists_all}")

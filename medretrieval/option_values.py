@@ -73,4 +73,8 @@ def where(items: Sequence[str]) -> dict[str, str] | None:
     for (column, equals, _), item in zip(pairs, items, strict=True):
         if not (column and equals):
             raise UsageError(f"--where: {item!r} is not COLUMN=VALUE; write e.g. split=database")
+    columns = [column for column, _, _ in pairs]
+    repeated = next((column for column in columns if columns.count(column) > 1), None)
+    if repeated:
+        raise UsageError(f"--where names the column {repeated!r} twice; expected one value of it")
     return {column: value for column, _, value in pairs} or None

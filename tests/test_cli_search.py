@@ -10,9 +10,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from medretrieval.arguments import AS_STORED, ORIENTATIONS
 from medretrieval.cli import main
 from medretrieval.imaging import orientation
+from medretrieval.query_arguments import AS_STORED, ORIENTATIONS
 
 AFFINE = np.diag([1.5, 1.5, 4.0, 1.0])
 
@@ -104,6 +104,7 @@ def test_a_case_of_the_index_and_filters(world: Path, capsys: pytest.CaptureFixt
     [
         (("case:a", "--sample", "often"), "write random:N"),
         (("case:a", "--where", "volume_id"), "is not COLUMN=VALUE"),
+        (("case:a", "--where", "region=a", "--where", "region=b"), "column 'region' twice"),
         (("case:a", "--where", "colour=red"), "unknown column 'colour'"),
         (("case:z",), "unknown volume 'z'"),
         (("case:a", "--mode", "region"), "--slices 20:45"),

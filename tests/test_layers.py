@@ -24,6 +24,7 @@ LAYERS = (
     {"demo"},
     {"evaluation"},
     {"console", "option_values"},
+    {"query_arguments"},
     {"arguments"},
     {"ui", "cli", "__main__"},
 )

@@ -23,7 +23,7 @@ def choose(rows: int, dim: int) -> tuple[str, str]:
     """
     seconds = _QUERY_SLICES * rows * dim / _PRODUCTS_A_SECOND
     exact = (
-        f"{rows} rows of {dim} numbers: exact search of a {_QUERY_SLICES}-slice query takes about "
+        f"{rows} rows of {dim} numbers: exact search of a {_QUERY_SLICES}-slice query takes "
         f"{_time(seconds)} on two cores"
     )
     if seconds <= _PATIENCE_SECONDS:
@@ -43,4 +43,4 @@ def choose(rows: int, dim: int) -> tuple[str, str]:
 def _time(seconds: float) -> str:
     if seconds < 0.1:
         return "less than 0.1 s"
-    return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    return f"about {seconds:.1f} s" if seconds < 10 else f"about {seconds:.0f} s"

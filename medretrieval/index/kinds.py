@@ -128,7 +128,7 @@ KINDS: Mapping[str, IndexKind] = {
         name="lsh",
         summary="approximate: a short code of bits for each row, all of which are compared",
         parameters={
-            "nbits": Parameter(default=512, low=8, high=8192, summary="bits of a code"),
+            "nbits": Parameter(default=512, low=8, high=4096, summary="bits of a code"),
             "candidates": Parameter(
                 default=_lsh_candidates, low=1, high=1_000_000, summary=_CANDIDATES
             ),
@@ -141,9 +141,9 @@ KINDS: Mapping[str, IndexKind] = {
         name="ivf-pq",
         summary="approximate: short codes in lists, for indexes too large for hnsw's memory",
         parameters={
-            "nlist": Parameter(default=_lists, low=1, high=1 << 20, summary="lists of rows"),
+            "nlist": Parameter(default=_lists, low=1, high=1 << 16, summary="lists of rows"),
             "nprobe": Parameter(
-                default=_probes, low=1, high=1 << 20, summary="lists looked at for a query slice"
+                default=_probes, low=1, high=1 << 16, summary="lists looked at for a query slice"
             ),
             "m": Parameter(
                 default=_subvectors, low=1, high=4096, summary="codes of a row; divides dim"

@@ -15,6 +15,7 @@ import importlib
 import logging
 import os
 import signal
+import socket
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -40,6 +41,7 @@ _RESTARTS = 100  # of a worker: machines may come and go for days
 _QUEUED = 2  # chunks at one worker: the next is there when one is done
 _AHEAD = 4  # chunks for each worker that wait, are worked on, or are done before an earlier one
 _MOST_CASES = 256
+_CONNECT_SECONDS = 5.0
 _BATCHES = 4  # that a chunk should hold
 
 
@@ -126,6 +128,8 @@ def _cluster(ray: Any, address: str | None, workers: int) -> Iterator[int]:
         yield 1
         return
     address = address or os.environ.get("RAY_ADDRESS")
+    if address:
+        _check_reachable(address)
     share = 1
     options: dict[str, Any] = {"address": address}
     if not address:
@@ -156,6 +160,25 @@ def _cluster(ray: Any, address: str | None, workers: int) -> Iterator[int]:
         ray.shutdown()
         if handler is not None:
             signal.signal(signal.SIGTERM, handler)
+
+
+def _check_reachable(address: str) -> None:
+    """Ray itself waits for minutes for a host that does not answer.
+
+    Raises:
+        UnavailableError: nothing listens at the address, a host with a port; others are left to
+            Ray ("auto").
+    """
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not (colon and host and port.isdecimal()):
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise UnavailableError(
+            f"nothing answers at {address}, where a Ray cluster should be ({error}); check the "
+            "address (`ray status` there), or build with the engine local"
+        ) from error
 
 
 class _Names(Vocabulary):

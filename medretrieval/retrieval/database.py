@@ -26,12 +26,13 @@ class QuerySlices:
     Attributes:
         embeddings: (n, dim) float32, rows of norm 1.
         slice_index: (n,) index of each slice in its volume.
-        slice_count: number of slices of that volume, searched or not.
+        part: first slice, and number of slices, of the part of that volume that is searched with,
+            also of those that a sample leaves out: (0, number of slices) for the whole volume.
     """
 
     embeddings: NDArray[np.float32]
     slice_index: NDArray[np.int64]
-    slice_count: int
+    part: tuple[int, int]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

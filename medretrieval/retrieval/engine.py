@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -21,7 +22,7 @@ from medretrieval.retrieval.feedback import Feedback
 from medretrieval.retrieval.filters import NO_FILTERS, Filters
 from medretrieval.retrieval.hits import to_hit
 from medretrieval.retrieval.loading import load_again
-from medretrieval.retrieval.modes import DEFAULT_MODE, MODES, Mode, check_part
+from medretrieval.retrieval.modes import DEFAULT_MODE, MODES, Mode, check_part, is_part
 from medretrieval.retrieval.nearest import rounded_cosine
 from medretrieval.retrieval.opened import Opened
 from medretrieval.retrieval.orienting import (
@@ -38,7 +39,13 @@ from medretrieval.retrieval.query import (
     searched,
 )
 from medretrieval.retrieval.rerank import LOCALIZED_SLICES, localize
-from medretrieval.retrieval.selection import ALL_SLICES, Selection, choose, of_volume
+from medretrieval.retrieval.selection import (
+    ALL_SLICES,
+    Selection,
+    choose_part,
+    choose_sample,
+    of_volume,
+)
 from medretrieval.retrieval.stored import number_of_volume
 from medretrieval.retrieval.whole import refuse_choice, refuse_localizing, refuse_supports
 from medretrieval.types import (
@@ -52,6 +59,8 @@ from medretrieval.types import (
 )
 
 NO_FEEDBACK = Feedback()
+
+logger = logging.getLogger(__name__)
 
 
 def open_index(
@@ -196,10 +205,11 @@ class Index(Opened):
         refuse_choice(self.store.manifest.embedder, select, MODES[mode])
         check_orientation(orientation, self.store.manifest.embedder)
         allowed = self._columns.allowed(filters)
+        relevance.examples(feedback, self.store)  # refused before minutes of embedding
         read = self.read(query, channel=channel, allow_one_slice=allow_one_slice)
         if isinstance(read, QueryEmbeddings) and read.patient is not None:
             allowed = self._columns.allowed(filters, of_patient=read.patient)
-        embedded = self._chosen(read, select, MODES[mode], orientation, allowed, progress)
+        embedded, part = self._chosen(read, select, MODES[mode], orientation, allowed, progress)
         given = embedded
         if feedback:
             every = np.ones(len(self.store.volume), dtype=np.bool_)
@@ -209,8 +219,14 @@ class Index(Opened):
         ranked = []
         if allowed is None or allowed.any():
             shows = self._columns.showing_structure(select.structure)
+            if shows is None and select.structure is not None and MODES[mode].localizes:
+                logger.warning(
+                    "no slice of the index has the label %r, so there is no localization ratio; "
+                    "`medretrieval info` lists its labels",
+                    select.structure,
+                )
             options = Options(k=k, sigma=sigma, candidates=candidates, top=top, shows=shows)
-            ranked = MODES[mode].rank(searched(embedded), self._database(allowed), options)
+            ranked = MODES[mode].rank(searched(embedded, part), self._database(allowed), options)
         whole = self.store.manifest.embedder.unit == "volume"
         if whole:  # the one slice of a volume stands for it, and localizes nothing
             ranked = [item._replace(located=None) for item in ranked]
@@ -330,8 +346,9 @@ class Index(Opened):
         orientation: str,
         allowed: NDArray[np.bool_] | None,
         progress: Progress,
-    ) -> QueryEmbeddings:
-        """The chosen slices of a query, as embeddings comparable with those of the index."""
+    ) -> tuple[QueryEmbeddings, tuple[int, int] | None]:
+        """The chosen slices of a query, as embeddings comparable with those of the index; and the
+        part of it that they are of, as `QuerySlices.part`, None for the whole."""
         from medretrieval.imaging import slice_axis
 
         manifest = self.store.manifest
@@ -339,17 +356,20 @@ class Index(Opened):
         if isinstance(query, QueryEmbeddings):
             check_comparable(manifest.embedder, query)
             check_embedded(orientation, query)
-        if manifest.embedder.unit == "volume":
-            indices = None
-        else:
+        indices, part = None, None
+        if manifest.embedder.unit != "volume":
             slices = (
                 of_volume(query, axis(query.grid)) if isinstance(query, Volume) else query.slices
             )
             check_part(mode, select, slices)
-            indices = choose(select, slices, axis=axis, sampled=mode.needs == "sample").tolist()
+            chosen = choose_part(select, slices, axis=axis)
+            if is_part(select, slices):
+                part = (int(chosen[0]), int(chosen[-1] - chosen[0]) + 1)
+            sampled = mode.needs == "sample"
+            indices = choose_sample(select, slices, chosen, sampled=sampled).tolist()
         if isinstance(query, Volume):
-            return self._embed(query, indices, orientation, allowed, progress=progress)
-        return query if indices is None else query.only(indices)
+            return self._embed(query, indices, orientation, allowed, progress=progress), part
+        return query if indices is None else query.only(indices), part
 
     def _embed(
         self,
@@ -377,5 +397,6 @@ class Index(Opened):
 
 def _check_counts(**counts: int) -> None:
     for name, count in counts.items():
-        if count < 1:
-            raise UsageError(f"{name} is {count}; expected at least 1")
+        whole = isinstance(count, int | np.integer) and not isinstance(count, bool)
+        if not whole or count < 1:
+            raise UsageError(f"{name} is {count}; expected a whole number of at least 1")

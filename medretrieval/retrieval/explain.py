@@ -14,15 +14,18 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from medretrieval.errors import UsageError, unknown_name
+from medretrieval.errors import UsageError
 from medretrieval.imaging.orientation import AS_STORED
+from medretrieval.retrieval import feedback as relevance
 from medretrieval.retrieval import figures
-from medretrieval.retrieval.engine import Index
+from medretrieval.retrieval.engine import NO_FEEDBACK, Index
+from medretrieval.retrieval.feedback import Feedback
 from medretrieval.retrieval.filters import NO_FILTERS, Filters
 from medretrieval.retrieval.heat import HeatMaps, heat_maps
 from medretrieval.retrieval.nearest import rounded_cosine
 from medretrieval.retrieval.orienting import check_embedded
 from medretrieval.retrieval.query import Query, QueryEmbeddings, check_comparable
+from medretrieval.retrieval.stored import number_of_volume
 from medretrieval.retrieval.whole import refuse_localizing
 from medretrieval.types import Match, Progress, SlicePolicy, Volume, no_progress
 
@@ -92,6 +95,7 @@ def embedded_query(
     index: Index,
     query: Query,
     *,
+    indices: Sequence[int] | None = None,
     orientation: str = AS_STORED,
     filters: Filters = NO_FILTERS,
     progress: Progress = no_progress,
@@ -100,6 +104,7 @@ def embedded_query(
 
     Args:
         query, orientation, filters: as for `Index.search`.
+        indices: which slices, default all.
 
     Raises:
         InputError, UsageError, EmbedderMismatchError: as `Index.search`.
@@ -108,6 +113,7 @@ def embedded_query(
     if isinstance(found, Volume):
         return index.query_embeddings(
             found,
+            indices=indices,
             orientation=orientation,
             filters=filters,
             keep_images=True,
@@ -115,7 +121,7 @@ def embedded_query(
         )
     check_comparable(index.store.manifest.embedder, found)
     check_embedded(orientation, found)
-    return found
+    return found if indices is None else found.only(indices)
 
 
 def picture_of(index: Index, embedded: QueryEmbeddings, slice_index: int) -> NDArray[np.uint8]:
@@ -136,20 +142,39 @@ def picture_of(index: Index, embedded: QueryEmbeddings, slice_index: int) -> NDA
 
 
 def similarity_matrix(
-    index: Index, query: Query, volume_id: str, *, progress: Progress = no_progress
+    index: Index,
+    query: Query,
+    volume_id: str,
+    *,
+    filters: Filters = NO_FILTERS,
+    feedback: Feedback = NO_FEEDBACK,
+    progress: Progress = no_progress,
 ) -> SimilarityMatrix:
     """The similarity of every slice of a query with every slice of a volume of the index.
 
     Args:
         query: as for `Index.search`.
+        filters: only with the slices of the volume that pass them.
+        feedback: of the query as it was moved by these examples, as in `Index.search`; slices that
+            were not liked are left out.
 
     Raises:
-        UsageError: unknown volume, or an index of whole volumes, which has no slices to compare.
+        UsageError: unknown volume, an index of whole volumes, which has no slices to compare, or
+            filters and examples leave no slice of the volume.
         InputError, EmbedderMismatchError: as `Index.search`.
     """
     refuse_localizing(index.store.manifest.embedder)
     rows = rows_of(index, volume_id)
-    slices = embedded_query(index, query, progress=progress)
+    allowed = index.allowed(filters)
+    slices, allowed = relevance.apply(
+        feedback, index.store, embedded_query(index, query, progress=progress), allowed
+    )
+    rows = rows[allowed[rows]]
+    if not len(rows):
+        raise UsageError(
+            f"no slice of {volume_id} may be found: the filters, or the examples that were not "
+            "liked, leave none; change them, or choose another volume"
+        )
     order = np.argsort(slices.slice_index, kind="stable")
     return SimilarityMatrix(
         query=slices.name,
@@ -169,15 +194,23 @@ def rows_of(index: Index, volume_id: str) -> NDArray[np.int64]:
     Raises:
         UsageError: unknown volume.
     """
-    ids = index.store.volume_ids
-    if volume_id not in ids:
-        raise unknown_name("volume", volume_id, ids, "medretrieval info INDEX")
-    rows = np.flatnonzero(index.store.volume == list(ids).index(volume_id))
+    number_of_volume(index.store, volume_id)  # refuses an unknown one
+    rows = np.flatnonzero(index.store.volume == list(index.store.volume_ids).index(volume_id))
     return rows[np.argsort(index.store.slice_index[rows], kind="stable")].astype(np.int64)
 
 
-def matrix_picture(index: Index, embedded: QueryEmbeddings, volume_id: str) -> NDArray[np.uint8]:
+def matrix_picture(
+    index: Index,
+    embedded: QueryEmbeddings,
+    volume_id: str,
+    *,
+    filters: Filters = NO_FILTERS,
+    feedback: Feedback = NO_FEEDBACK,
+) -> NDArray[np.uint8]:
     """The similarity matrix of an embedded query and a volume, drawn.
+
+    Args:
+        filters, feedback: as for `similarity_matrix`.
 
     Returns:
         (H, W, 3) uint8 with axes, a colour bar, and the best match of each query slice marked.
@@ -185,7 +218,8 @@ def matrix_picture(index: Index, embedded: QueryEmbeddings, volume_id: str) -> N
     Raises:
         UsageError: as `similarity_matrix`.
     """
-    return draw_matrix(similarity_matrix(index, embedded, volume_id))
+    matrix = similarity_matrix(index, embedded, volume_id, filters=filters, feedback=feedback)
+    return draw_matrix(matrix)
 
 
 def draw_matrix(matrix: SimilarityMatrix) -> NDArray[np.uint8]:
@@ -226,17 +260,6 @@ def explain_pair(
         kind=kind,
         part=lambda whole: embedded_part_of(whole, policy),
     )
-
-
-def pair_maps(
-    index: Index, query_picture: NDArray[np.uint8], row: int
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """`explain_pair` as two maps, (H, W) float32 of the query's and of the index's picture.
-
-    NaN where the embedder does not look. Draw both with `overlay(picture, map, limits(a, b))`.
-    """
-    maps = explain_pair(index, query_picture, row)
-    return maps.a.pixels, maps.b.pixels
 
 
 def limits(*heats: NDArray[np.float32]) -> tuple[float, float]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import os
 import uuid
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,9 @@ from PIL import Image
 
 from medretrieval.errors import InputError, UnavailableError, UsageError
 from medretrieval.imaging.orientation import AS_STORED
-from medretrieval.retrieval.engine import Index
+from medretrieval.retrieval.aggregation import DEFAULT_SIGMA
+from medretrieval.retrieval.chosen import chosen_slices
+from medretrieval.retrieval.engine import NO_FEEDBACK, Index
 from medretrieval.retrieval.explain import (
     SimilarityMatrix,
     draw_matrix,
@@ -23,13 +27,17 @@ from medretrieval.retrieval.explain import (
     explain_pair,
     pair_picture,
     picture_of,
+    rows_of,
     similarity_matrix,
 )
+from medretrieval.retrieval.feedback import Feedback
 from medretrieval.retrieval.filters import NO_FILTERS, Filters
 from medretrieval.retrieval.heat import Kind
-from medretrieval.retrieval.query import Query, QueryEmbeddings
+from medretrieval.retrieval.modes import MODES
+from medretrieval.retrieval.query import Query
+from medretrieval.retrieval.selection import ALL_SLICES, Selection, runs
 from medretrieval.retrieval.whole import refuse_localizing
-from medretrieval.types import Match, Progress, no_progress
+from medretrieval.types import Hit, Match, Progress, SearchResult, no_progress
 
 MATRIX, TABLE, PAIR = "matrix.png", "matrix.csv", "pair.png"
 
@@ -70,7 +78,12 @@ def write_explanation(
     *,
     volume_id: str | None = None,
     slice_index: int | None = None,
+    mode: str = "rerank",
+    select: Selection = ALL_SLICES,
     filters: Filters = NO_FILTERS,
+    feedback: Feedback = NO_FEEDBACK,
+    sigma: float = DEFAULT_SIGMA,
+    candidates: int | None = None,
     orientation: str = AS_STORED,
     channel: int = 0,
     allow_one_slice: bool = False,
@@ -84,41 +97,66 @@ def write_explanation(
     Args:
         query: as for `Index.search`.
         out: made if it does not exist.
-        volume_id: a volume of the index, default the first hit of mode "rerank".
+        volume_id: a volume of the index, default the first that `Index.search` finds; in a mode
+            that finds slices that of the most similar one.
         slice_index: the slice of the query whose best match is shown with heat maps, default that
-            of the most similar pair.
-        filters: of the search for the volume.
-        orientation, channel, allow_one_slice: as for `Index.search`.
+            of the best match of the hit, or of the most similar pair where `volume_id` is given.
+        mode, sigma, candidates: as for `Index.search`. With `volume_id` nothing is searched, and
+            the mode only says whether a sample of the query's slices is taken.
+        select, orientation, channel, allow_one_slice: as for `Index.search`.
+        filters, feedback: as for `Index.search`. Slices of the volume that may not be found are not
+            compared. The similarities are those of the query as it was moved by the examples, the
+            heat maps those of the two pictures.
         force: replace files of these names.
 
     Raises:
-        UsageError: a file exists and not `force`; unknown volume or slice; nothing was found; an
-            index of whole volumes.
+        UsageError: a file exists and not `force`; unknown volume or slice; nothing was found, or
+            may be found of the volume; an index of whole volumes; and as `Index.search`.
         InputError: the query cannot be read, or `out` cannot be written.
     """
     folder = Path(out)
     _check_folder(folder, force)
     refuse_localizing(index.store.manifest.embedder)
-    embedded = embedded_query(
-        index,
-        index.read(query, channel=channel, allow_one_slice=allow_one_slice),
-        orientation=orientation,
-        filters=filters,
-        progress=progress,
-    )
+    read = index.read(query, channel=channel, allow_one_slice=allow_one_slice)
+    chosen = chosen_slices(read, select, mode=mode, policy=index.store.manifest.slices).tolist()
+    if slice_index is not None and slice_index not in chosen:
+        raise UsageError(
+            f"slice {slice_index} is not among those of the query that are searched with: "
+            f"{runs(chosen)}; expected one of these"
+        )
+    embed = partial(embedded_query, index, read, indices=chosen, filters=filters, progress=progress)
+    hit = None
     if volume_id is None:
-        hits = index.search(embedded, mode="rerank", k=1, filters=filters).hits
-        if not hits:
-            raise UsageError("no volume of the index is left to be found; change the filters")
-        volume_id = hits[0].volume_id
-    matrix = similarity_matrix(index, embedded, volume_id)
-    place = _place(matrix, embedded, slice_index)
-    pair = matrix.match(place)
+        search = partial(
+            index.search,
+            mode=mode,
+            k=1,
+            filters=filters,
+            feedback=feedback,
+            sigma=sigma,
+            candidates=candidates,
+            progress=progress,
+        )
+        sampled = select.sample is not None or MODES[mode].needs == "sample"
+        if sampled:
+            # Embedded slices do not say what they are a sample of: the search takes it itself.
+            result = search(read, select=select, orientation=orientation)
+            embedded = embed(orientation=result.orientation)
+        else:
+            embedded = embed(orientation=orientation)
+            result = search(embedded, select=_chosen_again(select, chosen))
+        hit = _first(result, slice_index)
+        volume_id = hit.volume_id
+    else:
+        rows_of(index, volume_id)  # an unknown one is refused before minutes of embedding
+        embedded = embed(orientation=orientation)
+    matrix = similarity_matrix(index, embedded, volume_id, filters=filters, feedback=feedback)
+    pair = _pair(matrix, hit, slice_index)
     files = [
         _write(folder / MATRIX, _png(draw_matrix(matrix))),
         _write(folder / TABLE, matrix.csv().encode()),
     ]
-    row = int(matrix.rows[matrix.best[place]])
+    row = index.store.row(volume_id, pair.slice_index)
     problem, kind = None, None
     try:
         picture = picture_of(index, embedded, pair.query_slice)
@@ -145,12 +183,31 @@ def write_explanation(
     )
 
 
-def _place(matrix: SimilarityMatrix, embedded: QueryEmbeddings, slice_index: int | None) -> int:
-    """The row of the matrix that the pair is of."""
+def _chosen_again(select: Selection, chosen: Sequence[int]) -> Selection:
+    """A selection without a sample, to be applied to the slices that it chose of an image."""
+    if select.slices is None and select.labels is None:
+        return select
+    return replace(select, slices=(chosen[0], chosen[-1]), labels=None)
+
+
+def _first(result: SearchResult, slice_index: int | None) -> Hit:
+    """The volume found; of slices, which are found for every query slice, the most similar one."""
+    hits = result.hits
+    if MODES[result.mode].finds == "slices" and slice_index is not None:
+        hits = tuple(hit for hit in hits if hit.matches[0].query_slice == slice_index)
+    if not hits:
+        raise UsageError("no volume of the index is left to be found; change the filters")
+    return max(hits, key=lambda hit: hit.score)
+
+
+def _pair(matrix: SimilarityMatrix, hit: Hit | None, slice_index: int | None) -> Match:
+    """The pair of slices to show: a match of the hit where it has one, else the most similar."""
+    for match in hit.matches if hit else ():  # best first
+        if slice_index in (None, match.query_slice):
+            return match
     if slice_index is None:
-        return int(matrix.values.max(axis=1).argmax())
-    embedded.only(slice_index)  # refuses a slice that there is not
-    return int(np.flatnonzero(matrix.query_slices == slice_index)[0])
+        return matrix.match(int(matrix.values.max(axis=1).argmax()))
+    return matrix.match(int(np.flatnonzero(matrix.query_slices == slice_index)[0]))
 
 
 def _check_folder(folder: Path, force: bool) -> None:

@@ -21,8 +21,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medretrieval.errors import UsageError, unknown_name
+from medretrieval.errors import UsageError
 from medretrieval.retrieval.query import QueryEmbeddings
+from medretrieval.retrieval.stored import number_of_volume
 from medretrieval.retrieval.stores import Store
 
 # Common values of the two weights, that of the query being 1: what was liked says more than what
@@ -108,11 +109,34 @@ def example_rows(store: Store, key: str) -> NDArray[np.int64]:
     if key in ids:
         return np.flatnonzero(store.volume == list(ids).index(key)).astype(np.int64)
     volume_id, colon, number = key.rpartition(":")
-    if colon and number.isdecimal():
-        if volume_id in ids:
-            return np.array([store.row(volume_id, int(number))], dtype=np.int64)
-        raise unknown_name("volume", volume_id, ids, "medretrieval info")
-    raise unknown_name("volume", key, ids, "medretrieval info")
+    if not (colon and number.isdecimal()):
+        volume_id = key
+    number_of_volume(store, volume_id)  # refuses an unknown one
+    return np.array([store.row(volume_id, int(number))], dtype=np.int64)
+
+
+def examples(
+    feedback: Feedback, store: Store
+) -> tuple[list[NDArray[np.int64]], list[NDArray[np.int64]]]:
+    """The rows of every liked and of every unliked example.
+
+    Raises:
+        UsageError: an unknown volume or slice, an example that is both liked and unliked, or a
+            weight that is negative or not finite.
+    """
+    for name in ("weight_like", "weight_unlike"):
+        weight = getattr(feedback, name)
+        if not (math.isfinite(weight) and weight >= 0):
+            raise UsageError(f"{name} is {weight}; expected a number of at least 0, such as 0.5")
+    both = sorted(set(feedback.like) & set(feedback.unlike))
+    if both:
+        raise UsageError(f"{', '.join(both)}: both liked and unliked; expected one of the two")
+    # Of examples named twice one counts; so do all of the same volume or slice.
+    liked, unliked = (
+        [example_rows(store, key) for key in dict.fromkeys(keys)]
+        for keys in (feedback.like, feedback.unlike)
+    )
+    return liked, unliked
 
 
 def apply(
@@ -129,23 +153,11 @@ def apply(
         The moved query and the rows that may still be found (a new array where it differs).
 
     Raises:
-        UsageError: an unknown volume or slice, an example that is both liked and unliked, or a
-            weight that is negative or not finite.
+        UsageError: as `examples`.
     """
-    for name in ("weight_like", "weight_unlike"):
-        weight = getattr(feedback, name)
-        if not (math.isfinite(weight) and weight >= 0):
-            raise UsageError(f"{name} is {weight}; expected a number of at least 0, such as 0.5")
-    both = sorted(set(feedback.like) & set(feedback.unlike))
-    if both:
-        raise UsageError(f"{', '.join(both)}: both liked and unliked; expected one of the two")
+    liked, unliked = examples(feedback, store)
     if not feedback:
         return query, allowed
-    # Of examples named twice one counts; so do all of the same volume or slice.
-    liked, unliked = (
-        [example_rows(store, key) for key in dict.fromkeys(keys)]
-        for keys in (feedback.like, feedback.unlike)
-    )
     embeddings = move(
         query.embeddings,
         [np.asarray(store.embeddings[rows]) for rows in liked],

@@ -107,7 +107,7 @@ class Columns:
             if name == "volume_id":
                 continue
             if name not in columns:
-                raise unknown_name("column", name, [*columns, "volume_id"], "medretrieval info")
+                raise unknown_name("column", name, [*columns, "volume_id"], None)
             asked.append((name, columns[name], value))
         return asked
 

@@ -159,9 +159,9 @@ def _check_alike(indexes: Sequence[Index], finds: str) -> None:
     for index in indexes[1:]:
         if own.isdisjoint(index.store.volume_ids):
             raise UsageError(
-                f"the indexes of {indexes[0].manifest.embedder.name} and "
-                f"{index.manifest.embedder.name} have no case in common; expected indexes of the "
-                "same cases. To search several collections at once, open them as a group"
+                f"the indexes {indexes[0].manifest.name} and {index.manifest.name} have no case in "
+                "common; expected indexes of the same cases. To search several collections at "
+                "once, open them as a group"
             )
         if finds == "slices" and index.manifest.slices.axis != axis:
             raise UsageError(

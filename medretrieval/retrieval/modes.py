@@ -55,7 +55,8 @@ def by_count(query: QuerySlices, database: Database, options: Options) -> list[R
 
 def by_weighted_count(query: QuerySlices, database: Database, options: Options) -> list[Ranked]:
     """The k volumes with the largest Gaussian-weighted hits (MSD-CBIR, II-D b)."""
-    weight = gaussian_weights(query.slice_index, query.slice_count, sigma=options.sigma)
+    first, count = query.part
+    weight = gaussian_weights(query.slice_index - first, count, sigma=options.sigma)
     return _by_hits(query, database, options, weight=weight)
 
 
@@ -244,6 +245,12 @@ MODES: Mapping[str, Mode] = {mode.name: mode for mode in _ALL}
 DEFAULT_MODE = "slice"
 
 
+def is_part(select: Selection, slices: Slices) -> bool:
+    """Whether a selection names a part of the query: a range, or a structure that is mapped."""
+    mapped = select.labels is not None or slices.labels is not None
+    return select.slices is not None or (select.structure is not None and mapped)
+
+
 def check_part(mode: Mode, select: Selection, slices: Slices) -> None:
     """Refuse a whole query where a part is needed, and a structure that nothing is done with.
 
@@ -254,8 +261,7 @@ def check_part(mode: Mode, select: Selection, slices: Slices) -> None:
         UsageError: the message says what to choose.
     """
     mapped = select.labels is not None or slices.labels is not None
-    narrowed = select.slices is not None or (select.structure is not None and mapped)
-    if mode.needs == "part" and not narrowed:
+    if mode.needs == "part" and not is_part(select, slices):
         raise UsageError(
             f"mode {mode.name} searches with a part of the query; choose a range of slices "
             "(--slices 20:45), or a structure and a label map of the query (--structure NAME "

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medretrieval.retrieval.database import Database, Rows
-from medretrieval.retrieval.filters import Columns
+from medretrieval.retrieval.filters import Columns, Filters
 from medretrieval.retrieval.identity import check_identity
 from medretrieval.retrieval.loading import load_again
 from medretrieval.retrieval.query import Query, QueryEmbeddings, read_query
@@ -82,6 +82,15 @@ class Opened:
         if isinstance(query, str) and query.startswith(CASE):
             return self.case_query(query.removeprefix(CASE))
         return read_query(query, channel=channel, allow_one_slice=allow_one_slice)
+
+    def allowed(self, filters: Filters) -> NDArray[np.bool_]:
+        """(rows,) which slices of the index pass every filter.
+
+        Raises:
+            UsageError: as `Columns.allowed`.
+        """
+        mask = self._columns.allowed(filters)
+        return np.ones(len(self.store.volume), dtype=np.bool_) if mask is None else mask
 
     @cached_property
     def _rows(self) -> Rows:

@@ -267,13 +267,19 @@ def _embed_whole(
     return replace(query, images=(middle.image,)) if keep_images else query
 
 
-def searched(query: QueryEmbeddings) -> QuerySlices:
-    """What the modes rank by. A volume embedded at once has the weight of a middle slice."""
-    whole = query.identity is not None and query.identity.unit == "volume"
+def searched(query: QueryEmbeddings, part: tuple[int, int] | None = None) -> QuerySlices:
+    """What the modes rank by.
+
+    Args:
+        part: as `QuerySlices.part`, None for the whole volume. A volume embedded at once is a part
+            of one slice, which has the weight of a middle slice.
+    """
+    if query.identity is not None and query.identity.unit == "volume":
+        part = (int(query.slice_index[0]), 1)
     return QuerySlices(
         embeddings=query.embeddings,
         slice_index=query.slice_index,
-        slice_count=2 * int(query.slice_index[0]) + 1 if whole else query.slice_count,
+        part=(0, query.slice_count) if part is None else part,
     )
 
 

@@ -116,6 +116,13 @@ def choose(
             message says what there is, or what to do instead.
         InputError: the label map has another number of slices than the query.
     """
+    return choose_sample(select, slices, choose_part(select, slices, axis=axis), sampled=sampled)
+
+
+def choose_part(
+    select: Selection, slices: Slices, *, axis: Callable[[Grid], int]
+) -> NDArray[np.int64]:
+    """The range and the structure of a selection, without its sample; else as `choose`."""
     index = slices.index
     if select.slices is not None:
         index = _in_range(select.slices, slices)
@@ -126,6 +133,13 @@ def choose(
             "a label map of the query was given, but no structure; name one of "
             f"{_names(select.labels.names.values())} (--structure NAME)"
         )
+    return index
+
+
+def choose_sample(
+    select: Selection, slices: Slices, index: NDArray[np.int64], *, sampled: bool = False
+) -> NDArray[np.int64]:
+    """The sample of a selection among the slices `index`; else as `choose`."""
     spec = select.sample
     if spec is None and sampled and len(index) > 1:
         spec = _default_sample(slices)
@@ -176,11 +190,14 @@ def sample(
                 f"sample {spec!r} needs the distance of the slices, and the spacing of the query "
                 "is unknown; take step:N (every N-th slice) or random:N"
             )
-        return _every_mm(index, distance, through_mm)
+        # Half a slice takes every slice; a shorter distance does the same with more targets.
+        return _every_mm(index, max(distance, through_mm / 2), through_mm)
     number = int(_positive(text, spec, int))
     if form == "step":
         return index[::number]
     if form == "random":
+        if seed < 0:
+            raise UsageError(f"seed is {seed}; expected a whole number of at least 0")
         if number >= len(index):
             return index
         return np.sort(np.random.default_rng(seed).choice(index, number, replace=False))

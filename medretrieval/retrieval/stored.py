@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +12,8 @@ from medretrieval.retrieval.database import Rows
 from medretrieval.retrieval.filters import Columns
 from medretrieval.retrieval.query import QueryEmbeddings, from_arrays
 from medretrieval.retrieval.stores import Store
+
+logger = logging.getLogger(__name__)
 
 CASE = "case:"  # before the volume id of a query that is a case of the index
 _COMPARED = 5000  # names among which close ones to a wrong one are looked for
@@ -53,13 +56,21 @@ def number_of_volume(store: Store, volume_id: str) -> int:
         if len(known) > _COMPARED:  # comparing with a million names takes minutes
             near = [name for name in known if volume_id.casefold() in name.casefold()]
             known = near or known[:3]
-        raise unknown_name("volume", volume_id, known[:_COMPARED], "medretrieval info")
+        raise unknown_name("volume", volume_id, known[:_COMPARED], None)
     return sum(other < volume_id for other in store.volume_ids)
 
 
 def case_query(store: Store, rows: Rows, volume_id: str) -> QueryEmbeddings:
     """A case of an index as a query, from its stored embeddings; see `Index.case_query`."""
     own = rows.of(number_of_volume(store, volume_id))
+    if len(store.pseudonyms("")) > 1:
+        logger.warning(
+            "the indexes opened together have different names, and so different pseudonyms of a "
+            "patient: slices of the patient of %s that are in another of them are not left out. "
+            "Leave the patient out by the id of the source (exclude_patient), or build all with "
+            "one name",
+            volume_id,
+        )
     positions = [None if np.isnan(mm) else float(mm) for mm in store.position_mm[own]]
     through = float(store.spacing[own[0], 2])
     query = from_arrays(

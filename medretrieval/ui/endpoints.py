@@ -58,6 +58,7 @@ class Endpoints:
                 _text("", "region"),
                 labels,
                 gr.JSON({}, label="where"),
+                _text("", "patient"),
                 _text("", "exclude_patient"),
                 gr.JSON([], label="like"),
                 gr.JSON([], label="unlike"),
@@ -112,6 +113,7 @@ class Endpoints:
         region: str = "",
         labels: list[str] | None = None,
         where: dict[str, str] | None = None,
+        patient: str = "",
         exclude_patient: str = "",
         like: list[str] | None = None,
         unlike: list[str] | None = None,
@@ -142,6 +144,7 @@ class Endpoints:
             region: only cases of this body region.
             labels: only slices that show one of these structures.
             where: only slices with these values of stored columns, such as {"scanner": "B"}.
+            patient: only cases of this patient.
             exclude_patient: leave out this patient.
             like: examples of what is wanted, "VOLUME_ID" or "VOLUME_ID:SLICE".
             unlike: examples of what is not.
@@ -176,6 +179,7 @@ class Endpoints:
                         region=region or None,
                         labels=labels or None,
                         where=where or {},
+                        patient=patient or None,
                         exclude_patient=exclude_patient or None,
                     ),
                     feedback=Feedback(like=tuple(like or ()), unlike=tuple(unlike or ())),

@@ -24,12 +24,16 @@ KINDS = {
 SIDE = 320
 
 
-def matrix(opened: Opened, embedded: Any, hit: Hit) -> str:
-    """The similarity of every slice of an embedded image with every slice of a case."""
+def matrix(opened: Opened, embedded: Any, found: Found, hit: Hit) -> str:
+    """The similarity of the embedded slices of an image with those of a case, as in the search."""
     from medretrieval.retrieval.explain import matrix_picture
 
     title = f"Similarity of all slices of your image and of {hit.volume_id}"
-    return text.figure(matrix_picture(opened.index, embedded, hit.volume_id), title, MATRIX)
+    wanted = found.wanted
+    drawn = matrix_picture(
+        opened.index, embedded, hit.volume_id, filters=wanted.filters, feedback=wanted.feedback
+    )
+    return text.figure(drawn, title, MATRIX)
 
 
 def maps(query: Query, found: Found, opened: Opened, hit: Hit, match: Match) -> str:

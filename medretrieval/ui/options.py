@@ -31,6 +31,7 @@ DEFAULTS: Mapping[str, Any] = {
     "labels": [],
     "column": "",
     "value": None,
+    "patient": "",
     "without": "",
     "orientation": AS_STORED,
     "sigma": DEFAULT_SIGMA,
@@ -88,6 +89,7 @@ class Wanted:
             "region": filters.region,
             "labels": None if filters.labels is None else list(filters.labels),
             "where": dict(filters.where),
+            "patient": filters.patient and patient(filters.patient),
             "exclude_patient": filters.exclude_patient and patient(filters.exclude_patient),
             "like": list(self.feedback.like),
             "unlike": list(self.feedback.unlike),
@@ -124,6 +126,7 @@ def wanted(
     filters = Filters(
         **{name: value for name, value in whose.items() if value},
         labels=tuple(values["labels"]) or None,
+        patient=(values["patient"] or "").strip() or None,
         exclude_patient=(values["without"] or "").strip() or None,
         where=_where(values["column"], values["value"]),
     )

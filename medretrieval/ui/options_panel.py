@@ -112,12 +112,18 @@ class SearchOptions:
                 min_width=120,
                 elem_id="mr-opt-value",
             )
-            self.opt_without = gr.Textbox(
-                label="Leave out this patient",
-                placeholder="patient id",
-                min_width=120,
-                elem_id="mr-opt-without",
-            )
+        with gr.Row():
+            for name, title in (
+                ("patient", "Only this patient"),
+                ("without", "Leave out this patient"),
+            ):
+                box = gr.Textbox(
+                    label=title,
+                    placeholder="patient id",
+                    min_width=120,
+                    elem_id=f"mr-opt-{name}",
+                )
+                setattr(self, PREFIX + name, box)
 
     def _ranking(self) -> None:
         self.opt_orientation = gr.Radio(

@@ -70,6 +70,7 @@ def for_index(opened: Opened, backend: Backend) -> Updates:
         "opt_labels": Props(choices=sorted(store.labels.names), value=[]),
         "opt_column": Props(choices=[("None", ""), *_columns(opened)], value=""),
         "opt_value": Props(choices=[], value=None, visible=False),
+        "opt_patient": "",
         "opt_without": "",
         "opt_also": Props(
             choices=offered,

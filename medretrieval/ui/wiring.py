@@ -39,7 +39,9 @@ SLIDERS = "viewer slice result_slice window"
 EXAMPLES = "feedback chips chips_panel"
 CARTS = "cart cart_view hits segment_status structures settings_file"
 IMAGE_OPTIONS = "opt_slices opt_first opt_last opt_sample opt_structure opt_map"
-INDEX_OPTIONS = "opt_modality opt_region opt_labels opt_column opt_value opt_without opt_also"
+INDEX_OPTIONS = (
+    "opt_modality opt_region opt_labels opt_column opt_value opt_patient opt_without opt_also"
+)
 SHOWN_OPTIONS = (
     "mode opt_part opt_range opt_map_group opt_sample opt_seed opt_orientation opt_sigma "
     "opt_candidates opt_top opt_in_use"

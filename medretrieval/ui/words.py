@@ -196,6 +196,8 @@ def in_use(wanted: Wanted, mode: str, titles: Mapping[str, str]) -> list[str]:
     if filters.labels is not None:
         said.append("showing " + " or ".join(filters.labels))
     said += [f"{column} {value}" for column, value in filters.where.items()]
+    if filters.patient is not None:
+        said.append("only one patient")
     if filters.exclude_patient is not None:
         said.append("without one patient")
     if wanted.orientation != AS_STORED:

@@ -207,6 +207,10 @@ def test_programs_have_every_option(server: str, nifti: Path, tmp_path: Path) ->
     assert hit["volume_id"] == "lower-1"
     assert hit["localization"]["ratio"] == 1
     assert {match["query_slice"] for match in hit["matches"]} == {2, 3}
+    found = client.predict(
+        file=handle_file(nifti), mode="mean-pool", patient="upper-2", api_name="/search"
+    )
+    assert [hit["volume_id"] for hit in found["hits"]] == ["upper-2"]
 
 
 @pytest.mark.parametrize(("changes", "message"), [

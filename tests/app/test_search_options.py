@@ -201,6 +201,23 @@ def test_a_patient_is_left_out_and_written_down_under_the_name_in_the_index(visi
     assert written in store.pseudonyms("upper-1")
 
 
+def test_one_patient_alone_is_searched(visitor: Any) -> None:
+    visitor.example()
+    visitor.find("rerank", patient=" upper-2 ")
+    assert ids(visitor) == ["upper-2"]
+    options = visitor.settings()["search"]["options"]
+    store = visitor.actions.backend.open(DEMO).index.store
+    assert options["patient"] in store.pseudonyms("upper-2")
+    assert options["exclude_patient"] is None
+    assert "only one patient" in shown_for(visitor, "rerank", patient="upper-2")["opt_in_use"]
+    assert (
+        panel.for_index(visitor.actions.backend.open(DEMO), visitor.actions.backend)["opt_patient"]
+        == ""
+    )
+    with pytest.raises(UsageError, match="of the patient 'nobody'"):
+        visitor.find("rerank", patient="nobody")
+
+
 def test_no_case_passes(visitor: Any) -> None:
     visitor.example()
     filters = {"column": "volume_id", "value": "upper-1", "without": "upper-1"}

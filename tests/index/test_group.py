@@ -280,3 +280,15 @@ def test_stacked_rows_act_like_an_array(pair: Any, data: st.DataObject) -> None:
     for wrong in (len(array), -len(array) - 1, [0.5], np.ones(len(array) + 1, dtype=bool)):
         with pytest.raises(IndexError):
             rows[wrong]
+
+
+def test_a_case_of_indexes_with_different_names_warns_of_its_patient(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cases = [make_case(number) for number in range(2)]
+    same = [run([case], tmp_path / f"same{i}", name="lab") for i, case in enumerate(cases)]
+    other = [run([case], tmp_path / f"other{i}", name=f"lab{i}") for i, case in enumerate(cases)]
+    for paths, warned in ((same, False), (other, True)):
+        index = open_index(paths, embedder=FakeEmbedder())
+        index.search(f"case:{index.store.volume_ids[0]}")
+        assert ("different pseudonyms" in caplog.text) == warned

@@ -191,7 +191,7 @@ def test_defaults_depend_on_the_size() -> None:
         ("hnsw", {"m": 3}, "has no parameter 'm'; it has M,"),
         ("flat", {"M": 3}, "it has none"),
         ("ivf-pq", {"m": 7}, "must divide the 32 numbers"),
-        ("lsh", {"nbits": 1}, "whole number 8..8192"),
+        ("lsh", {"nbits": 1}, "whole number 8..4096"),
         ("lsh", {"nbits": True}, "whole number"),
         (AUTO, {"M": 3}, "name the kind to set M"),
     ],

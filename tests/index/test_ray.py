@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -189,6 +190,10 @@ def test_a_cluster_of_its_own_is_stopped_after_the_build(tmp_path: Path) -> None
 def test_what_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="workers is 0"):
         run([make_case(0)], tmp_path / "i", engine=RayEngine(workers=0))
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    with pytest.raises(UnavailableError, match=f"nothing answers at {address}"):
+        run([make_case(0)], tmp_path / "i", engine=RayEngine(address=address))
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UnavailableError, match=r"pip install .*ray"):
         run([make_case(0)], tmp_path / "i", engine=RayEngine())

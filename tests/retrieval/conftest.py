@@ -30,6 +30,7 @@ def identity(dim: int, **changes: Any) -> EmbedderIdentity:
 class ToyManifest:
     embedder: EmbedderIdentity
     slices: SlicePolicy
+    name: str = "toy"
 
 
 @dataclass

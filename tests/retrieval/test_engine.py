@@ -13,6 +13,7 @@ from medretrieval.errors import EmbedderMismatchError, InputError, UsageError
 from medretrieval.retrieval.engine import Index
 from medretrieval.retrieval.filters import Filters
 from medretrieval.retrieval.modes import MODES as ALL_MODES
+from medretrieval.retrieval.selection import Selection
 from medretrieval.types import EmbedderIdentity, Grid, Match, Volume
 
 CHEST = [[1.0, 0.1, 0.0, 0.0], [1.0, 0.0, 0.1, 0.0]]
@@ -110,9 +111,9 @@ def test_an_unknown_mode_is_named_with_close_ones(store) -> None:
         Index(store).search(QUERY, mode="rerank2")
 
 
-@pytest.mark.parametrize("k", [0, -3])
-def test_k_is_at_least_one(store, k: int) -> None:
-    with pytest.raises(UsageError, match=rf"k is {k}; expected at least 1"):
+@pytest.mark.parametrize("k", [0, -3, 2.5, True])
+def test_k_is_a_number_of_at_least_one(store, k: Any) -> None:
+    with pytest.raises(UsageError, match=rf"k is {k}; expected a whole number of at least 1"):
         Index(store).search(QUERY, k=k)
     with pytest.raises(UsageError, match="at least 1"):
         Index(store).supports(CHEST[0], k)
@@ -241,10 +242,18 @@ def test_one_slice_of_the_query_is_embedded_alone(store, make_embedder) -> None:
     assert [(h.rank, h.matches[0].query_slice) for h in hits] == [(1, 2), (2, 2)]
 
 
-def test_one_slice_keeps_its_place_in_the_weighted_mode(store, make_embedder) -> None:
+def test_the_weighted_mode_counts_from_the_middle_of_the_part(store, make_embedder) -> None:
     index = Index(store, embedder=make_embedder())
     (hit,) = index.search(volume(5), mode="weighted", slice_index=0).hits
-    assert hit.score == pytest.approx(math.exp(-0.5 * (2 / (0.25 * 5)) ** 2))
+    assert hit.score == 1
+    for sample in (None, "step:2"):
+        part = Selection(slices=(0, 2), sample=sample)
+        hits = index.search(volume(9), mode="weighted", select=part, k=9).hits
+        weights = {m.query_slice: m for hit in hits for m in hit.matches}
+        border = math.exp(-0.5 * (1 / (0.25 * 3)) ** 2)
+        middle = 0 if sample else 1
+        assert sum(hit.score for hit in hits) == pytest.approx(2 * border + middle)
+        assert sorted(weights) == ([0, 2] if sample else [0, 1, 2])
 
 
 def test_a_slice_that_does_not_exist_is_refused(store, make_embedder) -> None:
@@ -313,7 +322,7 @@ def test_localize_names_the_slices_where_the_query_is_found(store) -> None:
     assert index.localize(QUERY, "abdomen-1", top=2) == expected[:2]
     with pytest.raises(UsageError, match="unknown volume 'abdomen-2'; did you mean abdomen-1"):
         index.localize(QUERY, "abdomen-2")
-    with pytest.raises(UsageError, match="top is 0; expected at least 1"):
+    with pytest.raises(UsageError, match="top is 0; expected a whole number of at least 1"):
         index.localize(QUERY, "abdomen-1", top=0)
 
 

@@ -235,10 +235,6 @@ def test_pair_of_an_index(index: Index, query: Volume) -> None:
     picture = explain.picture_of(index, embedded, 2)
     maps = explain.explain_pair(index, picture, row)
     assert maps.cosine == pytest.approx(matrix.values[2].max(), abs=1e-5)
-    a, b = explain.pair_maps(index, picture, row)
-    assert a.shape == picture.shape
-    assert b.shape == index.store.image(row).shape
-    np.testing.assert_array_equal(a, maps.a.pixels)
     with pytest.raises(UsageError, match="without pictures"):
         explain.picture_of(index, index.query_embeddings(query), 2)
 

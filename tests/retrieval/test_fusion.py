@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -10,11 +11,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medretrieval.errors import UsageError
+from medretrieval.errors import EmbedderMismatchError, UsageError
 from medretrieval.pipeline import search_fused
 from medretrieval.retrieval.engine import Index
 from medretrieval.retrieval.fusion import depth, fuse
-from medretrieval.types import Grid, Hit, Match, SearchResult, SlicePolicy, Volume
+from medretrieval.similarity import normalise
+from medretrieval.types import (
+    EmbedderIdentity,
+    Grid,
+    Hit,
+    Match,
+    SearchResult,
+    SlicePolicy,
+    Volume,
+)
 
 
 def hit(rank: int, volume_id: str, *, query_slice: int = 0, slice_index: int = 0, **changes) -> Hit:
@@ -152,6 +162,40 @@ def test_indexes_of_the_same_cases_are_fused(indexes: list[Index], mode: str) ->
             assert h.row_id == row
 
 
+class Brightness:
+    """Another embedder than the toy in everything: two numbers, by how bright a picture is."""
+
+    batch_size = 2
+
+    def __init__(self, identity: EmbedderIdentity) -> None:
+        self.identity = identity
+
+    def embed_batch(self, images: Sequence[np.ndarray]) -> np.ndarray:
+        return normalise([[image.mean(), 255 - image.mean()] for image in images])
+
+
+def test_two_embedders_that_find_different_cases(
+    make_store, make_identity, indexes: list[Index]
+) -> None:
+    grey = {"a": [[30, 225]], "b": [[128, 127]], "c": [[200, 55]]}
+    identity = make_identity(2, name="brightness", weights_sha256="2" * 64)
+    store = make_store(grey)
+    store.manifest = replace(store.manifest, embedder=identity)
+    both = [indexes[0], Index(store, embedder=Brightness(identity))]
+    ranked = [
+        {hit.volume_id: hit.rank for hit in index.search(query(), mode="mean-pool").hits}
+        for index in both
+    ]
+    assert [min(ranks, key=ranks.get) for ranks in ranked] == ["c", "b"]
+    found = search_fused(both, query(), mode="mean-pool", k=3)
+    expected = {name: sum(1 / (60 + ranks[name]) for ranks in ranked) for name in "abc"}
+    assert {h.volume_id: h.score for h in found.hits} == pytest.approx(expected)
+    assert [h.rank for h in found.hits] == [1, 2, 3]
+    assert [h.volume_id for h in found.hits] == sorted("abc", key=lambda n: (-expected[n], n))
+    with pytest.raises(EmbedderMismatchError):
+        search_fused(both, both[0].query_embeddings(query()), mode="mean-pool")
+
+
 def test_a_case_of_the_indexes_is_a_query(indexes: list[Index]) -> None:
     result = search_fused(indexes, "case:a", mode="mean-pool", k=5)
     assert {h.volume_id for h in result.hits} == {"b", "c"}
@@ -165,7 +209,8 @@ def test_one_orientation_for_all(indexes: list[Index]) -> None:
 
 def test_indexes_without_common_cases_are_refused(indexes: list[Index], make_store) -> None:
     stranger = Index(make_store({"x": [[1, 0, 0, 0]]}))
-    with pytest.raises(UsageError, match="no case in common"):
+    stranger.store.manifest = replace(stranger.store.manifest, name="elsewhere")
+    with pytest.raises(UsageError, match="indexes toy and elsewhere have no case in common"):
         search_fused([indexes[0], stranger], query(), mode="count")
     with pytest.raises(UsageError, match="no indexes"):
         search_fused([], query(), mode="count")

@@ -171,3 +171,22 @@ def test_a_case_brings_its_labels_and_its_spacing(store) -> None:
     with pytest.raises(UsageError, match="v1 shows 'colon'; there is Pancreas, liver, pancreas"):
         searched("count", structure="colon")
     assert index.localize("case:v1", "v2", top=1)[0].slice_index == 0
+
+
+def test_a_structure_that_the_index_does_not_know_is_said(
+    store, caplog: pytest.LogCaptureFixture
+) -> None:
+    select = Selection(slices=(0, 1), structure="livre")
+    (hit,) = (
+        Index(store)
+        .search(
+            [at(0), at(10)],
+            mode="localized",
+            select=select,
+            k=1,
+            filters=Filters(where={"volume_id": "v1"}),
+        )
+        .hits
+    )
+    assert hit.localization.ratio is None
+    assert "no slice of the index has the label 'livre'" in caplog.text

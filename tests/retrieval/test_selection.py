@@ -251,3 +251,10 @@ def test_a_structure_that_nobody_has_drawn_is_refused_where_it_would_do_nothing(
     with pytest.raises(UsageError, match="where liver is in case is not known; give a label map"):
         index.search(volume(4), mode="count", select=Selection(structure="liver"))
     assert index.search(volume(4), mode="rerank", select=Selection(structure="liver")).hits
+
+
+def test_samples_that_cannot_be_taken_are_refused_or_are_all_slices() -> None:
+    with pytest.raises(UsageError, match="seed is -4; expected a whole number of at least 0"):
+        sample(np.arange(10), "random:5", seed=-4)
+    for spec in ("mm:1e-8", "mm:1e-300", "mm:2.5"):
+        assert sample(np.arange(10), spec, through_mm=2.5).tolist() == list(range(10))

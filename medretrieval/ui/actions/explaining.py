@@ -39,7 +39,8 @@ class ExplainActions(Acting):
             return {}
         opened = self.backend.open(found.index)
         hit, match = found.pair(key)
-        parts = [explained.matrix(opened, self._embedded(query, found, opened, progress), hit)]
+        embedded = self._embedded(query, found, opened, progress)
+        parts = [explained.matrix(opened, embedded, found, hit)]
         try:
             parts.append(explained.maps(query, found, opened, hit, match))
         except UnavailableError as error:

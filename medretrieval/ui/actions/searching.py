@@ -7,10 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 from medretrieval.errors import UsageError
-from medretrieval.imaging import slice_axis
 from medretrieval.imaging.orientation import AS_STORED
+from medretrieval.retrieval.chosen import chosen_slices
 from medretrieval.retrieval.feedback import Feedback
-from medretrieval.retrieval.selection import choose, of_volume
 from medretrieval.types import Progress, SearchResult, Volume, no_progress
 from medretrieval.ui import content, exports, panel, text, words
 from medretrieval.ui.actions.base import (
@@ -24,7 +23,7 @@ from medretrieval.ui.actions.base import (
 )
 from medretrieval.ui.actions.options import OptionActions
 from medretrieval.ui.backend import Opened
-from medretrieval.ui.options import SAMPLE_MODES, Wanted, with_example, without_example
+from medretrieval.ui.options import Wanted, with_example, without_example
 from medretrieval.ui.session import Download, Found, Props, Query, Session, Updates
 
 
@@ -197,15 +196,7 @@ class SearchActions(OptionActions):
 
 def _chosen(query: Query, opened: Opened, mode: str, wanted: Wanted) -> tuple[int, ...]:
     """The slices of the image that are searched with; refuses a selection that has none."""
-    axis = slice_axis(query.volume.grid, opened.policy.axis)
-    slices = of_volume(query.volume, axis)
     if opened.whole:
-        return tuple(slices.index.tolist())
-    return tuple(
-        choose(
-            wanted.select,
-            slices,
-            axis=lambda grid: slice_axis(grid, opened.policy.axis),
-            sampled=mode in SAMPLE_MODES,
-        ).tolist()
-    )
+        return tuple(range(query.slices(opened.policy)))
+    chosen = chosen_slices(query.volume, wanted.select, mode=mode, policy=opened.policy)
+    return tuple(chosen.tolist())
