@@ -16,13 +16,14 @@ from medretrieval.errors import UsageError, unknown_name
 from medretrieval.imaging.orientation import AS_STORED
 from medretrieval.retrieval import feedback as relevance
 from medretrieval.retrieval.aggregation import DEFAULT_SIGMA
+from medretrieval.retrieval.chosen import chosen_slices
 from medretrieval.retrieval.database import Options
 from medretrieval.retrieval.duplicates import mark
 from medretrieval.retrieval.feedback import Feedback
 from medretrieval.retrieval.filters import NO_FILTERS, Filters
 from medretrieval.retrieval.hits import to_hit
 from medretrieval.retrieval.loading import load_again
-from medretrieval.retrieval.modes import DEFAULT_MODE, MODES, Mode, check_part, is_part
+from medretrieval.retrieval.modes import DEFAULT_MODE, MODES
 from medretrieval.retrieval.nearest import rounded_cosine
 from medretrieval.retrieval.opened import Opened
 from medretrieval.retrieval.orienting import (
@@ -39,13 +40,7 @@ from medretrieval.retrieval.query import (
     searched,
 )
 from medretrieval.retrieval.rerank import LOCALIZED_SLICES, localize
-from medretrieval.retrieval.selection import (
-    ALL_SLICES,
-    Selection,
-    choose_part,
-    choose_sample,
-    of_volume,
-)
+from medretrieval.retrieval.selection import ALL_SLICES, Selection
 from medretrieval.retrieval.stored import number_of_volume
 from medretrieval.retrieval.whole import refuse_choice, refuse_localizing, refuse_supports
 from medretrieval.types import (
@@ -209,7 +204,7 @@ class Index(Opened):
         read = self.read(query, channel=channel, allow_one_slice=allow_one_slice)
         if isinstance(read, QueryEmbeddings) and read.patient is not None:
             allowed = self._columns.allowed(filters, of_patient=read.patient)
-        embedded, part = self._chosen(read, select, MODES[mode], orientation, allowed, progress)
+        embedded, part = self._chosen(read, select, mode, orientation, allowed, progress)
         given = embedded
         if feedback:
             every = np.ones(len(self.store.volume), dtype=np.bool_)
@@ -342,31 +337,21 @@ class Index(Opened):
         self,
         query: Volume | QueryEmbeddings,
         select: Selection,
-        mode: Mode,
+        mode: str,
         orientation: str,
         allowed: NDArray[np.bool_] | None,
         progress: Progress,
     ) -> tuple[QueryEmbeddings, tuple[int, int] | None]:
         """The chosen slices of a query, as embeddings comparable with those of the index; and the
         part of it that they are of, as `QuerySlices.part`, None for the whole."""
-        from medretrieval.imaging import slice_axis
-
         manifest = self.store.manifest
-        axis = partial(slice_axis, axis=manifest.slices.axis)
         if isinstance(query, QueryEmbeddings):
             check_comparable(manifest.embedder, query)
             check_embedded(orientation, query)
         indices, part = None, None
         if manifest.embedder.unit != "volume":
-            slices = (
-                of_volume(query, axis(query.grid)) if isinstance(query, Volume) else query.slices
-            )
-            check_part(mode, select, slices)
-            chosen = choose_part(select, slices, axis=axis)
-            if is_part(select, slices):
-                part = (int(chosen[0]), int(chosen[-1] - chosen[0]) + 1)
-            sampled = mode.needs == "sample"
-            indices = choose_sample(select, slices, chosen, sampled=sampled).tolist()
+            chosen, part = chosen_slices(query, select, mode=mode, policy=manifest.slices)
+            indices = chosen.tolist()
         if isinstance(query, Volume):
             return self._embed(query, indices, orientation, allowed, progress=progress), part
         return query if indices is None else query.only(indices), part

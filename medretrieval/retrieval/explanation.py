@@ -118,7 +118,8 @@ def write_explanation(
     _check_folder(folder, force)
     refuse_localizing(index.store.manifest.embedder)
     read = index.read(query, channel=channel, allow_one_slice=allow_one_slice)
-    chosen = chosen_slices(read, select, mode=mode, policy=index.store.manifest.slices).tolist()
+    policy = index.store.manifest.slices
+    chosen = chosen_slices(read, select, mode=mode, policy=policy).slices.tolist()
     if slice_index is not None and slice_index not in chosen:
         raise UsageError(
             f"slice {slice_index} is not among those of the query that are searched with: "

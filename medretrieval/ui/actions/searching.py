@@ -199,4 +199,4 @@ def _chosen(query: Query, opened: Opened, mode: str, wanted: Wanted) -> tuple[in
     if opened.whole:
         return tuple(range(query.slices(opened.policy)))
     chosen = chosen_slices(query.volume, wanted.select, mode=mode, policy=opened.policy)
-    return tuple(chosen.tolist())
+    return tuple(chosen.slices.tolist())
