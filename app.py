@@ -45,6 +45,8 @@ def main(args: Sequence[str] | None = None) -> None:
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
     logging.getLogger("httpx").setLevel(logging.WARNING)
+    # It tells of every instruction set that it looks for and does not find.
+    logging.getLogger("faiss.loader").setLevel(logging.WARNING)
     # A terminated server deletes the files of its visitors, as an interrupted one does.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     backend = Backend(

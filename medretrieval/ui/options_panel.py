@@ -9,6 +9,10 @@ import gradio as gr
 from medretrieval.ui.options import ALL, DEFAULTS
 from medretrieval.ui.panel import EVERY, ORIENTATIONS, PARTS, PREFIX, SAMPLES
 
+# For a list that another image or index changes: an event that was on its way still sends a value
+# of the old list, which the server would refuse before any of our code could say why.
+CHANGING: dict[str, Any] = {"allow_custom_value": True}
+
 
 class SearchOptions:
     """The accordion, each component an attribute by its name; made inside of a `gr.Blocks`."""
@@ -55,7 +59,11 @@ class SearchOptions:
                 elem_id="mr-opt-names",
             )
             self.opt_structure = gr.Dropdown(
-                [], label="Structure", value=None, elem_id="mr-opt-structure"
+                [],
+                label="Structure",
+                value=None,
+                elem_id="mr-opt-structure",
+                **CHANGING,
             )
         with gr.Row():
             self.opt_sample = gr.Dropdown(
@@ -79,6 +87,7 @@ class SearchOptions:
                 value="",
                 label="Modality",
                 min_width=120,
+                **CHANGING,
                 elem_id="mr-opt-modality",
             )
             self.opt_region = gr.Dropdown(
@@ -86,6 +95,7 @@ class SearchOptions:
                 value="",
                 label="Body region",
                 min_width=120,
+                **CHANGING,
                 elem_id="mr-opt-region",
             )
         self.opt_labels = gr.Dropdown(
@@ -93,6 +103,7 @@ class SearchOptions:
             value=[],
             multiselect=True,
             label="Showing any of these structures",
+            **CHANGING,
             elem_id="mr-opt-labels",
         )
         with gr.Row():
@@ -101,6 +112,7 @@ class SearchOptions:
                 value="",
                 label="Other property",
                 min_width=120,
+                **CHANGING,
                 elem_id="mr-opt-column",
             )
             self.opt_value = gr.Dropdown(

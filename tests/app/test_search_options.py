@@ -331,6 +331,9 @@ def test_a_way_of_searching_brings_what_it_needs(visitor: Any) -> None:
     assert changed["opt_sample"]["value"] == "mm:7"
     assert changed["opt_top"]["value"] == DEFAULTS["top"]
     assert set(panel.fresh()) <= set(changed)
+    changed = visitor.actions.reset(visitor.session, "region")
+    assert (changed["opt_slices"], changed["opt_range"]) == (options.RANGE, Props(visible=True))
+    assert changed["opt_first"] <= changed["opt_last"]
 
 
 def test_the_slice_shown_becomes_an_end_of_the_range(visitor: Any) -> None:

@@ -190,11 +190,17 @@ def test_a_cluster_of_its_own_is_stopped_after_the_build(tmp_path: Path) -> None
 def test_what_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="workers is 0"):
         run([make_case(0)], tmp_path / "i", engine=RayEngine(workers=0))
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    with pytest.raises(UnavailableError, match=f"nothing answers at {address}"):
-        run([make_case(0)], tmp_path / "i", engine=RayEngine(address=address))
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UnavailableError, match=r"pip install .*ray"):
         run([make_case(0)], tmp_path / "i", engine=RayEngine())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_address_where_nothing_listens_is_said_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    with pytest.raises(UnavailableError, match=f"nothing answers at {address}"):
+        run([make_case(0)], tmp_path / "i", engine=RayEngine(address=address))

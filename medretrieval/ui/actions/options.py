@@ -90,9 +90,13 @@ class OptionActions(Acting):
         return {panel.PREFIX + name: int(number)}
 
     def reset(self, session: Session, mode: str) -> Updates:
-        """Every option as it was."""
-        updates = panel.fresh()
-        for name, update in self.shown(session, mode, *options.DEFAULTS.values()).items():
+        """Every option as it was; the mode stays, with the part that it cannot do without."""
+        values, count = dict(options.DEFAULTS), self._count(session)
+        if mode in options.PART_MODES and count > 1:
+            first, last = panel.around(count // 2, count)
+            values |= {"slices": RANGE, "first": first, "last": last}
+        updates: Updates = {panel.PREFIX + name: value for name, value in values.items()}
+        for name, update in self.shown(session, mode, *values.values()).items():
             value = {"value": updates[name]} if name in updates else {}
             updates[name] = Props({**update, **value}) if isinstance(update, Props) else update
         if mode in options.SAMPLE_MODES:
