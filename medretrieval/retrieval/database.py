@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from medretrieval.retrieval.nearest import SCORE_DECIMALS, Neighbours, nearest, rounded_cosine
+from medretrieval.retrieval.nearest import Neighbours, nearest, rounded_cosine
 
 if TYPE_CHECKING:
     from medretrieval.retrieval.pooling import PooledVolumes
@@ -221,9 +221,3 @@ def rows_of_volumes(
     parts = [database.of(volume) for volume in stored]
     offsets = np.cumsum([0, *map(len, parts)]).astype(np.int64)
     return stored, np.concatenate(parts), offsets
-
-
-def rounded(products: Any) -> NDArray[np.float64]:
-    """Cosines as they are compared and shown, see `nearest.rounded_cosine`."""
-    cosines: NDArray[np.float64] = np.clip(products, -1.0, 1.0).round(SCORE_DECIMALS) + 0.0
-    return cosines

@@ -31,7 +31,7 @@ def rounded_cosine(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.float64]:
     Returns:
         (n, m) float64 in -1..1, rounded to `SCORE_DECIMALS`.
     """
-    return _rounded(np.asarray(a, dtype=np.float64) @ np.asarray(b, dtype=np.float64).T)
+    return rounded(np.asarray(a, dtype=np.float64) @ np.asarray(b, dtype=np.float64).T)
 
 
 def nearest(
@@ -88,10 +88,11 @@ def _score_again(
             gathered = np.asarray(embeddings[found[part]], dtype=np.float64)  # (m, k, dim)
             # Unlike a matrix product, the same for a pair wherever it stands.
             products[part] = np.einsum("mkd,md->mk", gathered, query[part[0]].astype(np.float64))
-    return np.where(found < 0, -np.inf, _rounded(products))
+    return np.where(found < 0, -np.inf, rounded(products))
 
 
-def _rounded(products: NDArray[np.float64]) -> NDArray[np.float64]:
+def rounded(products: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Cosines of any shape as they are compared and shown, see `rounded_cosine`."""
     # Adding 0 turns the -0.0 that rounding makes into 0.0.
-    rounded = np.clip(products, -1.0, 1.0).round(SCORE_DECIMALS)
-    return np.add(rounded, 0.0, dtype=np.float64)
+    cosines = np.clip(products, -1.0, 1.0).round(SCORE_DECIMALS)
+    return np.add(cosines, 0.0, dtype=np.float64)

@@ -20,8 +20,8 @@ from medretrieval.retrieval.database import (
     Ranked,
     Rows,
     ranks,
-    rounded,
 )
+from medretrieval.retrieval.nearest import rounded
 
 _BLOCK = 2048  # volumes, or slices of one volume, at once: 13 MB of 768-d float64
 _NOWHERE = 1e-6  # a mean of unit vectors that is shorter has no direction, but rounding errors
