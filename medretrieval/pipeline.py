@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from medretrieval.embedders.compute import Precision, Runtime
     from medretrieval.retrieval.engine import Index
     from medretrieval.retrieval.filters import Filters
+    from medretrieval.segmentation.options import OptionChanges
+    from medretrieval.segmentation.prompts import Prompts
     from medretrieval.segmentation.volume import BatchSegmenter
 
 DEFAULT_SUPPORT_K = 8
@@ -294,6 +296,8 @@ def segment(
     indices: Sequence[int] | None = None,
     filters: Filters | None = None,
     orientation: str = "as stored",
+    prompts: Mapping[int, Mapping[str, Prompts]] | None = None,
+    options: OptionChanges | None = None,
     progress: Progress = no_progress,
 ) -> Segmentation:
     """Segment `query` from annotated slices, without training (RAFS, section III).
@@ -309,6 +313,9 @@ def segment(
         orientation: how the slices are turned before supports are retrieved and they are segmented:
             a name of `imaging.ORIENTATIONS`, or "any" for the one in which they are most similar to
             the annotated slices that may be retrieved, or to the given supports.
+        prompts: points and boxes for single slices, by voxel index along the sliced axis and then
+            by label, in pixels of the slice as displayed.
+        options: how the network is used, where it differs from the segmenter's own defaults.
 
     Returns:
         A label map with exactly the grid of `query`.
