@@ -28,6 +28,7 @@ from medretrieval.query_arguments import (
     filters,
     query_and_selection,
 )
+from medretrieval.segment_arguments import network_options, prompts
 
 if TYPE_CHECKING:
     from medretrieval.types import SearchResult
@@ -250,6 +251,8 @@ def _segment(options: argparse.Namespace) -> None:
         indices=None if options.slice is None else [options.slice],
         filters=filters(options),
         orientation=options.orientation,
+        prompts=prompts(options),
+        options=network_options(options),
         progress=ProgressBar(quiet=options.quiet),
     )
     write_labels(result.labels, out, overwrite=options.force)

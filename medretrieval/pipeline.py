@@ -382,6 +382,7 @@ def segment(
         indices=indices,
         orientation=orientation,
         progress=progress,
+        **(options or {}),
     )
     return Segmentation(
         labels=result,
