@@ -39,6 +39,16 @@ def add_network(sub: argparse.ArgumentParser) -> None:
     )
 
 
+def add_agreement(sub: argparse.ArgumentParser) -> None:
+    """How far the mask depends on single supports."""
+    sub.add_argument(
+        "--agreement",
+        action="store_true",
+        help="with --slice: make its mask again without each support in turn, and report per label "
+        "how well those masks agree with the mask of all (mean Dice, 0 to 1)",
+    )
+
+
 def network_options(options: argparse.Namespace) -> OptionChanges:
     """The options of `add_network` that were given."""
     changes: OptionChanges = {}

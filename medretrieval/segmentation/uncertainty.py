@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Unpack
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import isnan
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,10 @@ from medretrieval.types import Progress, Support, no_progress
 
 if TYPE_CHECKING:
     from medretrieval.segmentation.volume import BatchSegmenter
+
+
+def _stack(maps: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
+    return np.stack(maps).astype(np.float32, copy=False)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -36,6 +41,19 @@ class Agreement:
     names: Mapping[int, str]
     maps: NDArray[np.float32]
     scores: Mapping[str, float]
+
+    def each(self, turned: Callable[[NDArray[Any]], NDArray[Any]]) -> Agreement:
+        """The same with every map (H, W) changed alike, such as turned."""
+        logits = [turned(logit) for logit in self.result.logits]
+        result = replace(self.result, mask=turned(self.result.mask), logits=_stack(logits))
+        maps = _stack([turned(one) for one in self.maps])
+        return replace(self, result=result, maps=maps)
+
+    def to_json(self) -> dict[str, float | None]:
+        """The score of each label; None where there is nothing to agree about."""
+        return {
+            name: None if isnan(score) else round(score, 4) for name, score in self.scores.items()
+        }
 
     def overall(self) -> NDArray[np.float32]:
         """(H, W) the lowest agreement of any label, pixel by pixel; 1 without labels."""
