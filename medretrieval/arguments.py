@@ -20,7 +20,12 @@ from medretrieval.query_arguments import (
 )
 from medretrieval.retrieval.modes import DEFAULT_MODE
 from medretrieval.retrieval.rerank import LOCALIZED_SLICES
-from medretrieval.segment_arguments import add_agreement, add_network, add_prompts
+from medretrieval.segment_arguments import (
+    add_agreement,
+    add_network,
+    add_prompts,
+    add_supports,
+)
 from medretrieval.segmentation.registry import DEFAULT_SEGMENTER
 
 # Named here too, because the table itself (`medretrieval.index.KINDS`, and auto) loads faiss.
@@ -224,7 +229,6 @@ def _segment(segment: argparse.ArgumentParser) -> None:
     segment.add_argument("--out", required=True, metavar="MASK.nii.gz")
     segment.add_argument("--segmenter", default=DEFAULT_SEGMENTER, metavar="NAME")
     segment.add_argument("--checkpoint", type=Path, metavar="FILE", help="local weights for it")
-    segment.add_argument("--support-k", type=positive, default=8, metavar="K")
     segment.add_argument("--labels", type=names, metavar="A,B", help="only these structures")
     segment.add_argument("--slice", type=int, metavar="N", help="only this slice of the query")
     segment.add_argument(
@@ -236,7 +240,10 @@ def _segment(segment: argparse.ArgumentParser) -> None:
         metavar="1=A,2=B",
         help="names of the values of --truth (default: as in the index)",
     )
-    segment.add_argument("--force", action="store_true", help="replace an existing --out file")
+    segment.add_argument(
+        "--force", action="store_true", help="replace an existing --out file and --save-supports"
+    )
+    add_supports(segment)
     add_agreement(segment)
     add_network(segment)
     add_prompts(segment)

@@ -28,7 +28,7 @@ from medretrieval.query_arguments import (
     filters,
     query_and_selection,
 )
-from medretrieval.segment_arguments import network_options, prompts
+from medretrieval.segment_arguments import given_supports, network_options, prompts
 
 if TYPE_CHECKING:
     from medretrieval.types import SearchResult
@@ -222,9 +222,10 @@ def _hits(result: SearchResult) -> str:
 def _segment(options: argparse.Namespace) -> None:
     from medretrieval.folders import cache_dir
     from medretrieval.imaging import check_target, read_labels, read_volume, write_labels
-    from medretrieval.pipeline import agreement, segment
+    from medretrieval.pipeline import agreement, segment, used_supports
     from medretrieval.retrieval.engine import open_index
     from medretrieval.segmentation import MemoryCache, load_segmenter
+    from medretrieval.segmentation.supports import save_supports
 
     out = Path(options.out)
     query = read_volume(
@@ -239,6 +240,7 @@ def _segment(options: argparse.Namespace) -> None:
         truth = read_labels(options.truth, reference=query.grid)
         truth = replace(truth, names=names or index.store.vocabulary)
     pointed = prompts(options)
+    supports = given_supports(options, index)
     if options.agreement and options.slice is None:
         raise UsageError("--agreement is of one slice of the query; say which by --slice")
     how: dict[str, Any] = {
@@ -248,6 +250,7 @@ def _segment(options: argparse.Namespace) -> None:
             cache=MemoryCache(folder=cache_dir() / "memories"),
         ),
         "support_k": options.support_k,
+        "supports": supports,
         "labels": options.labels,
         "filters": filters(options),
         "options": network_options(options),
@@ -256,12 +259,16 @@ def _segment(options: argparse.Namespace) -> None:
     result = segment(
         index,
         query,
+        sets=options.sets,
         indices=None if options.slice is None else [options.slice],
         orientation=options.orientation,
         prompts=pointed,
         **how,
     )
     write_labels(result.labels, out, overwrite=options.force)
+    if options.save_supports:
+        used = used_supports(index, result, supports)
+        save_supports(used, options.save_supports, overwrite=options.force)
     data = {"query": query.name, "mask": str(out), **result.to_json()}
     columns = ["value", "name", "voxels", "ml"]
     if options.agreement:

@@ -308,6 +308,20 @@ def _damaged(path: Path, problem: str) -> InputError:
     )
 
 
+def distinct(supports: Iterable[Support]) -> list[Support]:
+    """The supports in their order, without those of the same picture, mask and names as an earlier.
+
+    The same slice twice would count twice.
+    """
+    kept: dict[str, Support] = {}
+    for support in supports:
+        hasher = hashlib.sha256(f"{support.image.shape} {support.mask.dtype}".encode())
+        hasher.update(json.dumps(sorted(support.names.items())).encode())
+        hasher.update(support.image.tobytes() + support.mask.tobytes())
+        kept.setdefault(hasher.hexdigest(), support)
+    return list(kept.values())
+
+
 # From annotated images
 
 
@@ -337,8 +351,8 @@ def supports_from_pair(
     """
     volume = read_volume(image, allow_one_slice=True)
     labels = read_labels(mask, reference=volume.grid, names=names)
-    hasher = hashlib.sha256(np.ascontiguousarray(volume.voxels))
-    hasher.update(np.ascontiguousarray(labels.voxels))
+    hasher = hashlib.sha256(volume.voxels.tobytes())
+    hasher.update(labels.voxels.tobytes())
     source = f"pair-{hasher.hexdigest()[:8]}"
     return supports_from_labels(volume, labels, policy=policy, source=source, at_most=at_most)
 
