@@ -67,32 +67,13 @@ def parser() -> argparse.ArgumentParser:
     build.add_argument("source", metavar="SOURCE", help="folder of images, or a .csv table")
     build.add_argument("out", metavar="OUT", help="the index folder to write")
     build.add_argument("--embedder", default=DEFAULT_EMBEDDER, metavar="NAME")
-    build.add_argument("--masks", metavar="DIR", help="label maps with the images' file names")
-    build.add_argument(
-        "--table", metavar="CSV", help="table of the cases; its paths are relative to SOURCE"
-    )
-    build.add_argument("--modality", help="of every image of a folder, e.g. CT")
-    build.add_argument("--region", help="body region of every image of a folder")
-    build.add_argument(
-        "--labels-from-folders", action="store_true", help="sub-folders name the images' labels"
-    )
-    build.add_argument("--channel", type=int, default=0, help="channel of 4-D volumes (default: 0)")
-    build.add_argument(
-        "--where",
-        action="append",
-        default=[],
-        metavar="COLUMN=VALUE",
-        help="keep only these rows of the table (repeatable)",
-    )
+    _cases(build)
     build.add_argument(
         "--keep",
         action="append",
         default=[],
         metavar="COLUMN",
         help="store this column of the table too, in clear, to filter by (repeatable)",
-    )
-    build.add_argument(
-        "--label-names", default="", metavar="1=A,2=B", help="names of the mask values"
     )
     build.add_argument(
         "--index",
@@ -143,6 +124,8 @@ def parser() -> argparse.ArgumentParser:
     _index_options(merge)
     merge.add_argument("--force", action="store_true", help="replace an existing OUT")
 
+    _append(command("append", "write a new version of an index with more annotated cases"))
+
     info = command("info", "manifest, counts, size, and what checks out")
     info.add_argument("index", metavar="INDEX", help=_SEVERAL)
 
@@ -152,6 +135,47 @@ def parser() -> argparse.ArgumentParser:
     command("embedders", "embedders, and what works on this machine now")
     command("segmenters", "segmenters, and what works on this machine now")
     return top
+
+
+def _append(append: argparse.ArgumentParser) -> None:
+    append.add_argument("index", metavar="INDEX", help="the index folder; it stays as it is")
+    append.add_argument("out", metavar="OUT", help="the index folder to write")
+    append.add_argument("source", metavar="SOURCE", help="folder of images, or a .csv table")
+    _cases(append)
+    append.add_argument(
+        "--replace",
+        action="store_true",
+        help="a case of a volume that the index has takes its place",
+    )
+    append.add_argument("--note", default="", metavar="TEXT", help="for the list of changes")
+    append.add_argument("--skip-bad", action="store_true", help="leave out unreadable cases")
+    append.add_argument("--force", action="store_true", help="replace an existing OUT")
+    add_embedder(append, precision=None)
+    add_one_slice(append)
+
+
+def _cases(sub: argparse.ArgumentParser) -> None:
+    """Which images and masks, and what is known of them."""
+    sub.add_argument("--masks", metavar="DIR", help="label maps with the images' file names")
+    sub.add_argument(
+        "--table", metavar="CSV", help="table of the cases; its paths are relative to SOURCE"
+    )
+    sub.add_argument("--modality", help="of every image of a folder, e.g. CT")
+    sub.add_argument("--region", help="body region of every image of a folder")
+    sub.add_argument(
+        "--labels-from-folders", action="store_true", help="sub-folders name the images' labels"
+    )
+    sub.add_argument("--channel", type=int, default=0, help="channel of 4-D volumes (default: 0)")
+    sub.add_argument(
+        "--where",
+        action="append",
+        default=[],
+        metavar="COLUMN=VALUE",
+        help="keep only these rows of the table (repeatable)",
+    )
+    sub.add_argument(
+        "--label-names", default="", metavar="1=A,2=B", help="names of the mask values"
+    )
 
 
 def _index_options(sub: argparse.ArgumentParser) -> None:

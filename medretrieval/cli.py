@@ -105,15 +105,8 @@ def _build(options: argparse.Namespace) -> None:
         options.out,
         embedder=options.embedder,
         **embedder_options(options),
-        masks=options.masks,
-        table=options.table,
-        where=where(options.where),
+        **_cases(options),
         keep=options.keep,
-        modality=options.modality,
-        region=options.region,
-        labels_from_folders=options.labels_from_folders,
-        channel=options.channel,
-        label_names=label_names(options.label_names),
         slices=SlicePolicy(axis=options.axis, window=options.window, crop=options.crop),
         index_kind=options.index_kind,
         index_parameters=index_parameters(options.index_options),
@@ -124,7 +117,6 @@ def _build(options: argparse.Namespace) -> None:
         float16=options.float16,
         force=options.force,
         skip_bad=options.skip_bad,
-        allow_one_slice=options.allow_one_slice,
         part=options.part,
         engine=options.engine,
         workers=options.workers,
@@ -145,6 +137,39 @@ def _say_how_it_is_searched(index: Path) -> None:
     if manifest.recall is not None:
         found = f"{manifest.recall.recall_at_10:.1%} of the ten most similar slices"
         print(f"index kind {manifest.index_kind} finds {found}", file=sys.stderr)
+
+
+def _cases(options: argparse.Namespace) -> dict[str, Any]:
+    """Which images and masks `build` and `append` take, as keyword arguments."""
+    return {
+        "masks": options.masks,
+        "table": options.table,
+        "where": where(options.where),
+        "modality": options.modality,
+        "region": options.region,
+        "labels_from_folders": options.labels_from_folders,
+        "channel": options.channel,
+        "label_names": label_names(options.label_names),
+        "allow_one_slice": options.allow_one_slice,
+    }
+
+
+def _append(options: argparse.Namespace) -> None:
+    from medretrieval.pipeline import append_index
+
+    out = append_index(
+        options.index,
+        options.out,
+        options.source,
+        **embedder_options(options),
+        **_cases(options),
+        replace=options.replace,
+        note=options.note,
+        force=options.force,
+        skip_bad=options.skip_bad,
+        progress=ProgressBar(quiet=options.quiet),
+    )
+    _print(options, {"index": str(out)}, lambda: str(out))
 
 
 def _merge(options: argparse.Namespace) -> None:
@@ -343,6 +368,7 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace], None]] = {
     "demo": _demo,
     "build": _build,
     "merge": _merge,
+    "append": _append,
     "info": _info,
     "search": _search,
     "segment": _segment,
