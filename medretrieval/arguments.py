@@ -126,6 +126,8 @@ def parser() -> argparse.ArgumentParser:
 
     _append(command("append", "write a new version of an index with more annotated cases"))
 
+    _memories(command("memories", "compute what SAM 2 remembers of an index's annotated slices"))
+
     info = command("info", "manifest, counts, size, and what checks out")
     info.add_argument("index", metavar="INDEX", help=_SEVERAL)
 
@@ -152,6 +154,28 @@ def _append(append: argparse.ArgumentParser) -> None:
     append.add_argument("--force", action="store_true", help="replace an existing OUT")
     add_embedder(append, precision=None)
     add_one_slice(append)
+
+
+def _memories(memories: argparse.ArgumentParser) -> None:
+    memories.add_argument("index", metavar="INDEX", help="the index folder to store them in")
+    memories.add_argument("--segmenter", default=DEFAULT_SEGMENTER, metavar="NAME")
+    memories.add_argument("--checkpoint", type=Path, metavar="FILE", help="local weights for it")
+    memories.add_argument("--device", default="cpu", help="where it runs: cpu (default) or cuda")
+    memories.add_argument(
+        "--crop",
+        choices=("none", "body"),
+        default="none",
+        help="what of a slice it sees; they serve a segmentation with the same --crop "
+        "(default: none)",
+    )
+    memories.add_argument(
+        "--flips",
+        action=argparse.BooleanOptionalAction,
+        help="also of mirrored slices, for a segmentation with --flips (default: by segmenter)",
+    )
+    memories.add_argument(
+        "--labels", type=names, metavar="A,B", help="only of these structures (default: all)"
+    )
 
 
 def _cases(sub: argparse.ArgumentParser) -> None:

@@ -187,6 +187,25 @@ def _merge(options: argparse.Namespace) -> None:
     _print(options, {"index": str(out)}, lambda: str(out))
 
 
+def _memories(options: argparse.Namespace) -> None:
+    from medretrieval.segmentation import load_segmenter
+    from medretrieval.segmentation.memories import remember_index
+
+    segmenter = load_segmenter(
+        options.segmenter, checkpoint=options.checkpoint, device=options.device
+    )
+    done = remember_index(
+        options.index,
+        segmenter,
+        crop=options.crop,
+        flips=options.flips,
+        labels=options.labels,
+        progress=ProgressBar(quiet=options.quiet),
+    )
+    data = {"index": options.index, "segmenter": segmenter.name, **done.to_json()}
+    _print(options, data, lambda: "\n".join(f"{key}: {value}" for key, value in data.items()))
+
+
 def _info(options: argparse.Namespace) -> None:
     from medretrieval.index import open_stores
 
@@ -369,6 +388,7 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace], None]] = {
     "build": _build,
     "merge": _merge,
     "append": _append,
+    "memories": _memories,
     "info": _info,
     "search": _search,
     "segment": _segment,

@@ -166,6 +166,7 @@ def segment(
 
     start = time.perf_counter()
     model = load_segmenter(segmenter) if isinstance(segmenter, str) else segmenter
+    _use_stored(index, model)
     policy = index.manifest.slices
     chosen, orientation = support_sets(
         index,
@@ -205,6 +206,14 @@ def segment(
         slices=len({u.query_slice for u in used}),
         orientation=orientation,
     )
+
+
+def _use_stored(index: Index, segmenter: BatchSegmenter) -> None:
+    """Let a segmenter that keeps memories use those that are stored in the index."""
+    if hasattr(segmenter, "cache"):
+        from medretrieval.segmentation.stored import use_stored
+
+        use_stored(index.store, segmenter)
 
 
 def used_supports(
@@ -268,6 +277,7 @@ def agreement(
     from medretrieval.segmentation.uncertainty import leave_one_out
 
     model = load_segmenter(segmenter) if isinstance(segmenter, str) else segmenter
+    _use_stored(index, model)
     chosen, orientation = support_sets(
         index,
         query,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from medretrieval import segmentation
+from medretrieval import folders, segmentation
 from medretrieval.cli import main
 from medretrieval.segmentation.baselines import MaskCopy
 from medretrieval.segmentation.supports import load_supports
@@ -152,3 +153,55 @@ def test_negatives_can_be_left_out(
     run(capsys, *given)
     np.testing.assert_array_equal(voxels(tmp_path / "m.nii"), masks["--negatives"])
     assert masks["--no-negatives"].any()
+
+
+def test_memories_are_made_shown_and_used(
+    world: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MEDRETRIEVAL_CACHE", str(tmp_path / "cache"))
+    index = tmp_path / "index"
+    shutil.copytree(world / "index", index)
+    first = run(capsys, "memories", index)
+    # Of two cases with eight slices each, of which four show the bar.
+    assert (first["slices"], first["memories"], first["computed"]) == (16, 16, 16)
+    assert run(capsys, "memories", index)["computed"] == 0
+    (known,) = run(capsys, "info", index)["memories"]
+    assert known["segmenter"] == "sam2-micro"
+    assert known["memories"] == 16
+    assert known["bytes"] == first["bytes"]
+    query = world / "images" / "query.nii.gz"
+    given = ["segment", index, query, "--out", tmp_path / "m.nii", "--crop", "none", "--no-closer"]
+    run(capsys, *given)
+    assert (voxels(tmp_path / "m.nii") == 1).any()
+    assert not list((folders.cache_dir() / "memories").glob("*")), "none had to be computed"
+    assert "liver" in refused(capsys, "memories", index, "--labels", "liver")
+
+
+def test_append_makes_a_new_version(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = world / "more"
+    given = ["append", world / "index", tmp_path / "new", more / "images"]
+    given += ["--masks", more / "masks", "--region", "box", "--note", "seen today"]
+    assert run(capsys, *given) == {"index": str(tmp_path / "new")}
+    info = run(capsys, "info", tmp_path / "new")
+    assert info["version"] == 2
+    assert info["changes"][0]["note"] == "seen today"
+    assert info["counts"]["volumes"] == 3
+    # Named as in the index.
+    assert info["vocabulary"] == {"1": "bar"}
+    query = world / "images" / "query.nii.gz"
+    scores = [
+        {(h["volume_id"], h["slice_index"]): h["score"] for h in found["hits"]}
+        for path in (world / "index", tmp_path / "new")
+        for found in [run(capsys, "search", path, query, "--mode", "slice", "-k", 30)]
+    ]
+    assert len(scores[1]) == len(scores[0]) + 8
+    assert scores[0].items() <= scores[1].items()
+    again = ["append", tmp_path / "new", tmp_path / "newer", *given[3:]]
+    assert "--replace" in refused(capsys, *again)
+    run(capsys, *again, "--replace")
+    assert run(capsys, "info", tmp_path / "newer")["changes"][1]["replaced"] == 1

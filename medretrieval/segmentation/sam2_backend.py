@@ -292,8 +292,8 @@ class Sam2Network:
         bank: dict[int, Any] = {}
         for k in range(len(memories[0])):
             # (L, C, h, w) and (L, D)
-            features = torch.stack([row[k].features for row in memories]).to(self.device)
-            pointer = torch.stack([row[k].pointer for row in memories]).to(self.device)
+            features = torch.stack([row[k].features.float() for row in memories]).to(self.device)
+            pointer = torch.stack([row[k].pointer.float() for row in memories]).to(self.device)
             bank[k if pointers == "rank" else _Frame(0)] = {
                 "maskmem_features": features,
                 "maskmem_pos_enc": [self.model.memory_encoder.position_encoding(features)],
