@@ -69,6 +69,37 @@ class SegmentationOptions:
         return replace(self, **changes)
 
 
+@dataclass(frozen=True, kw_only=True)
+class VolumeOptions:
+    """How the slices of a volume make one label map.
+
+    Attributes:
+        propagation: "none" (every slice by itself) or "both" (from the most confident slice
+            outwards in both directions, see `propagation.propagate`).
+        neighbours: with propagation, how many slices segmented just before are shown to the network
+            beside the supports of a slice.
+        keep: of each label, "all" that was found or only the "largest" connected component; see
+            `cleanup.largest_components`.
+        axis: "index" (slices as the index's policy has them) or "best" (across the axis whose
+            slices have the finest pixels; see `volume.slicing`).
+
+    Raises:
+        UsageError: a value is not one of these.
+    """
+
+    propagation: Literal["none", "both"] = "none"
+    neighbours: int = 2
+    keep: Literal["all", "largest"] = "all"
+    axis: Literal["index", "best"] = "index"
+
+    def __post_init__(self) -> None:
+        _one_of("propagation", self.propagation, ("none", "both"))
+        _one_of("keep", self.keep, ("all", "largest"))
+        _one_of("axis", self.axis, ("index", "best"))
+        if self.neighbours < 1:
+            raise UsageError(f"neighbours {self.neighbours}: expected a whole number, 1 or more")
+
+
 def _one_of(name: str, value: Any, known: tuple[str, ...], more: str = "") -> None:
     if value not in known:
         raise UsageError(f"{name} {value!r}: expected {' or '.join(map(repr, known))}{more}")
