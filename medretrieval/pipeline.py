@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from medretrieval.segmentation.options import OptionChanges
     from medretrieval.segmentation.prompts import Prompts
     from medretrieval.segmentation.uncertainty import Agreement
-    from medretrieval.segmentation.volume import BatchSegmenter
+    from medretrieval.segmentation.members import BatchSegmenter
 
 DEFAULT_SUPPORT_K = 8
 SLICE_BY_SLICE = VolumeOptions()

@@ -32,7 +32,6 @@ from medretrieval.segmentation.options import OptionChanges
 from medretrieval.types import Progress, Support, no_progress
 
 CERTAIN = 16.0  # logits beyond this (one in ten million) count as this
-SHARE = 0.5  # how much the logit with neighbours counts; that from supports alone counts the rest
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,9 +90,7 @@ class Found:
     def add(self, result: SliceSegmentation) -> None:
         """Let what neighbours said of some of the labels count."""
         for name, logits in zip(result.names.values(), result.logits, strict=True):
-            theirs = logits.clip(-CERTAIN, CERTAIN)
-            mean = (1 - SHARE) * self._patches[name].full() + SHARE * theirs
-            self._patches[name] = _Patch.of(mean)
+            self._patches[name] = _Patch.of(logits)
         self._mask = self.result().mask
 
     def result(self) -> SliceSegmentation:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from medretrieval.errors import Cancelled
 from medretrieval.segmentation import SliceSegmentation
 from medretrieval.segmentation.labels import merge
+from medretrieval.segmentation.members import Member
 from medretrieval.segmentation.propagation import CERTAIN, Found, propagate, starts
 from medretrieval.types import Slice, Support, no_progress
 
@@ -30,7 +31,7 @@ def found(index: int, **logits: float | NDArray[np.float32]) -> Found:
     names = {value: name for value, name in NAMES.items() if name in logits}
     result = SliceSegmentation(mask=merge(maps, list(names)), logits=maps, names=names)
     piece = Slice(index=index, image=np.full(SIZE, index, np.uint8))
-    return Found(piece, [ANNOTATED], result)
+    return Found(Member(piece, [ANNOTATED], {}), result)
 
 
 def some(pixels: int, value: float) -> NDArray[np.float32]:
@@ -89,7 +90,7 @@ def test_slices_are_visited_outwards_with_their_neighbours() -> None:
     propagate(
         slices,
         segmenter,
-        neighbours=2,
+        neighbours=2, changes={},
         progress=lambda done, total, message: steps.append((done, total)),
     )
     assert segmenter.calls == [
@@ -106,21 +107,21 @@ def test_slices_are_visited_outwards_with_their_neighbours() -> None:
 def test_labels_that_see_the_same_neighbours_go_through_together() -> None:
     slices = [found(i, a=some(12, 5.0 - i), b=some(12, 5.0 - i)) for i in range(3)]
     segmenter = Follower()
-    propagate(slices, segmenter, neighbours=1)
+    propagate(slices, segmenter, neighbours=1, changes={})
     assert segmenter.calls == [(1, ("a", "b"), [(0, 1)]), (2, ("a", "b"), [(1, 1)])]
 
 
 def test_only_near_slices_that_know_the_label_are_neighbours() -> None:
     slices = [found(0, a=5.0), found(3, a=1.0), found(4, b=5.0), found(5, a=1.0), found(9, a=1.0)]
     segmenter = Follower()
-    propagate(slices, segmenter, neighbours=2)
+    propagate(slices, segmenter, neighbours=2, changes={})
     assert segmenter.calls == [(5, ("a",), [(3, 2)])]
 
 
 def test_what_neighbours_and_supports_say_is_averaged() -> None:
     """Neighbours fill a gap that supports were unsure of, and lose against sure supports."""
     slices = [found(0, a=some(12, 5)), found(1, a=-10.0), found(2, a=-40.0)]
-    propagate(slices, Follower(), neighbours=1)
+    propagate(slices, Follower(), neighbours=1, changes={})
     expected = (some(12, CERTAIN) - 10) / 2
     np.testing.assert_allclose(slices[1].result().logits[0], expected)
     np.testing.assert_array_equal(slices[1].result().mask, some(12, 1) > 0)
@@ -134,7 +135,7 @@ def test_of_two_labels_the_higher_logit_wins_and_is_what_the_next_slice_sees() -
         found(1, a=-1.0, b=4.0),
         found(2, a=-1.0, b=0.5),
     ]
-    propagate(slices, Follower(), neighbours=1)
+    propagate(slices, Follower(), neighbours=1, changes={})
     # a starts on slice 0, the only one that shows it; b on slice 1, which shows more of it.
     first = some(12, 1) > 0
     np.testing.assert_array_equal(slices[1].result().mask, np.where(first, 1, 2))
@@ -143,9 +144,9 @@ def test_of_two_labels_the_higher_logit_wins_and_is_what_the_next_slice_sees() -
 
 def test_a_label_found_nowhere_and_a_single_slice_are_left_as_they_were() -> None:
     segmenter = Follower()
-    propagate([found(0, a=-1.0), found(1, a=-2.0)], segmenter, neighbours=2)
-    propagate([found(0, a=3.0)], segmenter, neighbours=2)
-    propagate([], segmenter, neighbours=2)
+    propagate([found(0, a=-1.0), found(1, a=-2.0)], segmenter, neighbours=2, changes={})
+    propagate([found(0, a=3.0)], segmenter, neighbours=2, changes={})
+    propagate([], segmenter, neighbours=2, changes={})
     assert segmenter.calls == []
 
 
@@ -163,7 +164,7 @@ def test_progress_may_cancel() -> None:
 
     segmenter = Follower()
     with pytest.raises(Cancelled, match="enough"):
-        propagate([found(i, a=5.0) for i in range(5)], segmenter, neighbours=1, progress=cancel)
+        propagate([found(i, a=5.0) for i in range(5)], segmenter, neighbours=1, changes={}, progress=cancel)
     assert len(segmenter.calls) == 1
 
 
