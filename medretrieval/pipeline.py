@@ -19,7 +19,7 @@ from medretrieval.embedders.registry import DEFAULT_EMBEDDER
 from medretrieval.errors import UsageError, unknown_name
 from medretrieval.metrics.segmentation import dice
 from medretrieval.retrieval.fusion import search_fused as search_fused
-from medretrieval.segmentation.options import VolumeOptions
+from medretrieval.segmentation.options import SLICE_BY_SLICE, VolumeOptions
 from medretrieval.segmentation.registry import DEFAULT_SEGMENTER
 from medretrieval.types import (
     UNKNOWN,
@@ -38,13 +38,12 @@ if TYPE_CHECKING:
     from medretrieval.embedders.compute import Precision, Runtime
     from medretrieval.retrieval.engine import Index
     from medretrieval.retrieval.filters import Filters
+    from medretrieval.segmentation.members import BatchSegmenter
     from medretrieval.segmentation.options import OptionChanges
     from medretrieval.segmentation.prompts import Prompts
     from medretrieval.segmentation.uncertainty import Agreement
-    from medretrieval.segmentation.members import BatchSegmenter
 
 DEFAULT_SUPPORT_K = 8
-SLICE_BY_SLICE = VolumeOptions()
 
 
 def build_index(
@@ -390,6 +389,7 @@ def agreement(
     labels: Sequence[str] | None = None,
     filters: Filters | None = None,
     orientation: str = "as stored",
+    how: VolumeOptions = SLICE_BY_SLICE,
     options: OptionChanges | None = None,
     progress: Progress = no_progress,
 ) -> Agreement:
@@ -399,6 +399,7 @@ def agreement(
         slice_index: of the query, voxel index along the sliced axis.
         index, query, segmenter, support_k, supports, labels, filters, orientation, options: as for
             `segment`; the supports are those that it would use for this slice.
+        how: only its axis matters.
 
     Returns:
         Masks and maps at the size of the slice, which lie as it is displayed.
@@ -410,12 +411,14 @@ def agreement(
     from medretrieval.imaging.orientation import turn, turn_back
     from medretrieval.segmentation import load_segmenter
     from medretrieval.segmentation.uncertainty import leave_one_out
+    from medretrieval.segmentation.volume import slicing
 
+    policy = slicing(index.manifest.slices, query.grid, how)
     model = load_segmenter(segmenter) if isinstance(segmenter, str) else segmenter
     chosen, orientation = _support_sets(
         index,
         query,
-        index.manifest.slices,
+        policy,
         supports,
         support_k=support_k,
         labels=labels,
@@ -424,7 +427,7 @@ def agreement(
         orientation=orientation,
         progress=progress,
     )
-    piece = next(iter(make_slices(query, index.manifest.slices, indices=[slice_index])))
+    piece = next(iter(make_slices(query, policy, indices=[slice_index])))
     found = leave_one_out(
         model,
         np.ascontiguousarray(turn(piece.image, orientation)),

@@ -11,6 +11,9 @@ from medretrieval.segmentation.crop import Box
 
 CropPolicy = Literal["none", "body", "supports", "body+supports"]
 Pointers = Literal["equal", "rank"]
+Propagation = Literal["none", "both"]
+Keep = Literal["all", "largest"]
+Axis = Literal["index", "best"]
 
 
 class OptionChanges(TypedDict, total=False):
@@ -87,15 +90,15 @@ class VolumeOptions:
         UsageError: a value is not one of these.
     """
 
-    propagation: Literal["none", "both"] = "none"
+    propagation: Propagation = "none"
     neighbours: int = 2
-    keep: Literal["all", "largest"] = "all"
-    axis: Literal["index", "best"] = "index"
+    keep: Keep = "all"
+    axis: Axis = "index"
 
     def __post_init__(self) -> None:
-        _one_of("propagation", self.propagation, ("none", "both"))
-        _one_of("keep", self.keep, ("all", "largest"))
-        _one_of("axis", self.axis, ("index", "best"))
+        _one_of("propagation", self.propagation, get_args(Propagation))
+        _one_of("keep", self.keep, get_args(Keep))
+        _one_of("axis", self.axis, get_args(Axis))
         if self.neighbours < 1:
             raise UsageError(f"neighbours {self.neighbours}: expected a whole number, 1 or more")
 
@@ -103,3 +106,6 @@ class VolumeOptions:
 def _one_of(name: str, value: Any, known: tuple[str, ...], more: str = "") -> None:
     if value not in known:
         raise UsageError(f"{name} {value!r}: expected {' or '.join(map(repr, known))}{more}")
+
+
+SLICE_BY_SLICE = VolumeOptions()

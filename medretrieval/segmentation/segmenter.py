@@ -367,6 +367,9 @@ def _vocabulary(supports: Sequence[Support], prompts: Mapping[str, Prompts]) -> 
     return {**known, **dict(enumerate(more, start=first))}
 
 
+INBOX = False
+
+
 def _boxes(
     image: NDArray[np.uint8],
     supports: Sequence[Support],
@@ -384,8 +387,9 @@ def _boxes(
     if options.crop in ("supports", "body+supports"):
         every = (
             crop(mask, box)
-            for row, box in zip(masks, around[1:], strict=True)
+            for row, box, s in zip(masks, around[1:], supports, strict=True)
             for mask in row.values()
+            if s.distance is None or INBOX
         )
         part = box_around(every, margin=options.crop_margin)
     query, *others = (box.part(part) for box in around)

@@ -17,8 +17,9 @@ from medretrieval.imaging.orientation import AS_STORED, turn, turn_back
 from medretrieval.imaging.slices import make_slices
 from medretrieval.segmentation.cleanup import largest_components
 from medretrieval.segmentation.labels import SliceSegmentation, merge, vocabulary
-from medretrieval.segmentation.members import BatchSegmenter, Member, segment_members
-from medretrieval.segmentation.options import OptionChanges, VolumeOptions
+from medretrieval.segmentation.members import BatchSegmenter as BatchSegmenter
+from medretrieval.segmentation.members import Member, segment_members
+from medretrieval.segmentation.options import SLICE_BY_SLICE, OptionChanges, VolumeOptions
 from medretrieval.segmentation.prompts import Prompts
 from medretrieval.segmentation.propagation import Found, propagate
 from medretrieval.types import (
@@ -35,7 +36,6 @@ from medretrieval.types import (
 # Slices whose supports are held in memory at the same time.
 _CHUNK = 16
 _CERTAIN = 32.0
-AS_IS = VolumeOptions()
 
 _Segmented: TypeAlias = tuple[Member, SliceSegmentation]
 # voxel index, label map, names of its values
@@ -48,7 +48,7 @@ def segment_volume(
     choose: Callable[[Slice], Sequence[Support]],
     segmenter: BatchSegmenter,
     *,
-    how: VolumeOptions = AS_IS,
+    how: VolumeOptions = SLICE_BY_SLICE,
     labels: Sequence[str] | None = None,
     indices: Iterable[int] | None = None,
     orientation: str = AS_STORED,

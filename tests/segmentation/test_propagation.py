@@ -90,7 +90,8 @@ def test_slices_are_visited_outwards_with_their_neighbours() -> None:
     propagate(
         slices,
         segmenter,
-        neighbours=2, changes={},
+        neighbours=2,
+        changes={},
         progress=lambda done, total, message: steps.append((done, total)),
     )
     assert segmenter.calls == [
@@ -118,15 +119,12 @@ def test_only_near_slices_that_know_the_label_are_neighbours() -> None:
     assert segmenter.calls == [(5, ("a",), [(3, 2)])]
 
 
-def test_what_neighbours_and_supports_say_is_averaged() -> None:
-    """Neighbours fill a gap that supports were unsure of, and lose against sure supports."""
-    slices = [found(0, a=some(12, 5)), found(1, a=-10.0), found(2, a=-40.0)]
+def test_what_a_slice_shows_with_its_neighbours_replaces_what_it_shows_alone() -> None:
+    slices = [found(0, a=some(12, 5)), found(1, a=-10.0)]
     propagate(slices, Follower(), neighbours=1, changes={})
-    expected = (some(12, CERTAIN) - 10) / 2
-    np.testing.assert_allclose(slices[1].result().logits[0], expected)
+    np.testing.assert_allclose(slices[0].result().logits[0], some(12, 5))
+    np.testing.assert_allclose(slices[1].result().logits[0], some(12, CERTAIN))
     np.testing.assert_array_equal(slices[1].result().mask, some(12, 1) > 0)
-    np.testing.assert_allclose(slices[2].result().logits[0], (some(12, CERTAIN) - CERTAIN) / 2)
-    assert not slices[2].result().mask.any()
 
 
 def test_of_two_labels_the_higher_logit_wins_and_is_what_the_next_slice_sees() -> None:
@@ -164,7 +162,13 @@ def test_progress_may_cancel() -> None:
 
     segmenter = Follower()
     with pytest.raises(Cancelled, match="enough"):
-        propagate([found(i, a=5.0) for i in range(5)], segmenter, neighbours=1, changes={}, progress=cancel)
+        propagate(
+            [found(i, a=5.0) for i in range(5)],
+            segmenter,
+            neighbours=1,
+            changes={},
+            progress=cancel,
+        )
     assert len(segmenter.calls) == 1
 
 
