@@ -285,7 +285,10 @@ class Segmenter:
         memories: dict[str, Memory] = {}
         # By picture, so that a slice is encoded once however many labels and queries need it.
         missing: dict[str, tuple[NDArray[np.uint8], dict[str, NDArray[np.bool_]]]] = {}
+        passing: set[str] = set()
         for shown in (shown for job in jobs for view in job.views for shown in view):
+            if shown.distance is not None:
+                passing.update(shown.keys.values())
             for name, key in shown.keys.items():
                 if key in memories:
                     continue
@@ -304,7 +307,8 @@ class Segmenter:
                 made = self.network.remember(encoding, list(masks.values()))
                 for key, memory in zip(masks, made, strict=True):
                     memories[key] = memory
-                    self.cache.put(key, memory)
+                    # A mask that was only just found is hardly ever met again.
+                    self.cache.put(key, memory, on_disk=key not in passing)
             progress(min(start + step, len(todo)), len(todo), "encoding supports")
         return memories
 
@@ -367,9 +371,6 @@ def _vocabulary(supports: Sequence[Support], prompts: Mapping[str, Prompts]) -> 
     return {**known, **dict(enumerate(more, start=first))}
 
 
-INBOX = False
-
-
 def _boxes(
     image: NDArray[np.uint8],
     supports: Sequence[Support],
@@ -387,9 +388,8 @@ def _boxes(
     if options.crop in ("supports", "body+supports"):
         every = (
             crop(mask, box)
-            for row, box, s in zip(masks, around[1:], supports, strict=True)
+            for row, box in zip(masks, around[1:], strict=True)
             for mask in row.values()
-            if s.distance is None or INBOX
         )
         part = box_around(every, margin=options.crop_margin)
     query, *others = (box.part(part) for box in around)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
 from medretrieval.errors import Cancelled
-from medretrieval.segmentation import SliceSegmentation
+from medretrieval.segmentation import MemoryCache, SliceSegmentation
 from medretrieval.segmentation.labels import merge
 from medretrieval.segmentation.members import Member
 from medretrieval.segmentation.propagation import CERTAIN, Found, propagate, starts
@@ -189,3 +190,12 @@ def test_neighbours_alone_serve_as_supports(toys: Any, pointer_segmenter: Any) -
     query = toys.picture(9)[0]
     result = pointer_segmenter.segment(query, [replace(s, distance=1) for s in supports])
     np.testing.assert_array_equal(result.logits, pointer_segmenter.segment(query, supports).logits)
+
+
+def test_memories_of_neighbours_do_not_go_to_disk(toys: Any, models: Any, tmp_path: Path) -> None:
+    segmenter = toys.as_segmenter(models(False))
+    segmenter.cache = MemoryCache(folder=tmp_path)
+    known, before = toys.supports(2, labels=1)
+    segmenter.segment(toys.picture(9)[0], [known, replace(before, distance=1)])
+    assert len(segmenter.cache) == 2
+    assert len(list(tmp_path.iterdir())) == 1
