@@ -79,13 +79,18 @@ class Found:
     def labels(self) -> tuple[str, ...]:
         return tuple(self._patches)
 
-    def confidence(self, label: str) -> tuple[float, int]:
-        """Mean probability inside the mask of a label, 0 without one, and the mask's pixels."""
-        positive = self._patches[label].values.astype(np.float64)
-        positive = positive[positive > 0]
-        return (
-            float((1 / (1 + np.exp(-positive))).mean()) if positive.size else 0.0
-        ), positive.size
+    def confidence(self, label: str) -> tuple[bool, float]:
+        """How surely the slice shows a label: whether a person pointed at it, and a number.
+
+        The number is the mean probability inside its mask times the root of the mask's area, 0
+        without a mask: the end of a structure is often sharp, but small.
+        """
+        logits = self._patches[label].values.astype(np.float64)
+        inside = logits[logits > 0]
+        if not inside.size:
+            return False, 0.0
+        mean = float((1 / (1 + np.exp(-inside))).mean())
+        return bool(self.member.prompts.get(label)), mean * sqrt(inside.size)
 
     def add(self, result: SliceSegmentation) -> None:
         """Take what neighbours said of some of the labels in place of what was known."""
@@ -113,21 +118,16 @@ class Found:
 def starts(found: Sequence[Found]) -> dict[str, int]:
     """Where each label starts: the place in `found` of the slice that shows it most surely.
 
-    That is the highest mean probability inside its mask, times the root of the mask's area as a
-    part of its largest area on any slice: the end of a structure is often sharp, but small. Of
-    equals the first. A label that was found nowhere has no start.
+    See `Found.confidence`; of equals the first. A label that was found nowhere has no start.
     """
-    best: dict[str, int] = {}
-    for label in sorted({label for slice_ in found for label in slice_.labels}):
-        seen = {
-            place: slice_.confidence(label)
-            for place, slice_ in enumerate(found)
-            if label in slice_.labels
-        }
-        largest = max(area for _, area in seen.values())
-        if largest:
-            best[label] = max(seen, key=lambda i: seen[i][0] * sqrt(seen[i][1] / largest))
-    return best
+    best: dict[str, tuple[bool, float]] = {}
+    start: dict[str, int] = {}
+    for place, slice_ in enumerate(found):
+        for label in slice_.labels:
+            confidence = slice_.confidence(label)
+            if confidence > best.get(label, (False, 0.0)):
+                best[label], start[label] = confidence, place
+    return start
 
 
 def propagate(

@@ -16,6 +16,7 @@ from medretrieval.errors import Cancelled
 from medretrieval.segmentation import MemoryCache, SliceSegmentation
 from medretrieval.segmentation.labels import merge
 from medretrieval.segmentation.members import Member
+from medretrieval.segmentation.prompts import Prompts
 from medretrieval.segmentation.propagation import CERTAIN, Found, propagate, starts
 from medretrieval.types import Slice, Support, no_progress
 
@@ -26,13 +27,16 @@ ANNOTATED = Support(
 )
 
 
-def found(index: int, **logits: float | NDArray[np.float32]) -> Found:
+def found(
+    index: int, *, pointed: str | None = None, **logits: float | NDArray[np.float32]
+) -> Found:
     """A slice whose labels have these logits: one number everywhere, or (H, W)."""
     maps = np.stack([np.broadcast_to(np.float32(v), SIZE) for v in logits.values()])
     names = {value: name for value, name in NAMES.items() if name in logits}
     result = SliceSegmentation(mask=merge(maps, list(names)), logits=maps, names=names)
     piece = Slice(index=index, image=np.full(SIZE, index, np.uint8))
-    return Found(Member(piece, [ANNOTATED], {}), result)
+    prompts = {} if pointed is None else {pointed: Prompts(positive=((1, 1),))}
+    return Found(Member(piece, [ANNOTATED], prompts), result)
 
 
 def some(pixels: int, value: float) -> NDArray[np.float32]:
@@ -80,6 +84,13 @@ def test_a_label_starts_where_it_was_found_most_surely() -> None:
     ]
     assert starts(slices) == {"a": 1, "b": 0}
     assert starts([found(0, a=-1.0), found(1, b=-3.0)]) == {}
+
+
+def test_a_label_starts_where_a_person_pointed_at_it() -> None:
+    slices = [found(0, a=9.0, b=9.0), found(1, a=1.0, b=1.0, pointed="a")]
+    assert starts(slices) == {"a": 1, "b": 0}
+    nothing = [found(0, a=9.0), found(1, a=-1.0, pointed="a")]
+    assert starts(nothing) == {"a": 0}
 
 
 def test_slices_are_visited_outwards_with_their_neighbours() -> None:
