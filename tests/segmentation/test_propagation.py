@@ -210,3 +210,27 @@ def test_memories_of_neighbours_do_not_go_to_disk(toys: Any, models: Any, tmp_pa
     segmenter.segment(toys.picture(9)[0], [known, replace(before, distance=1)])
     assert len(segmenter.cache) == 2
     assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("pointers", [False, True], ids=["micro", "with-pointers"])
+def test_a_real_network_follows_a_volume(toys: Any, models: Any, pointers: bool) -> None:
+    """Every slice is as if it were segmented with those before it as supports."""
+    segmenter = toys.as_segmenter(models(pointers))
+    pictures, supports = [toys.picture(seed)[0] for seed in range(30, 34)], toys.supports(2, 1)
+    alone = segmenter.segment_batch(pictures, [supports] * 4)
+    slices = [
+        Found(Member(Slice(index=i, image=picture), supports, {}), result)
+        for i, (picture, result) in enumerate(zip(pictures, alone, strict=True))
+    ]
+    (start,) = starts(slices).values()
+    propagate(slices, segmenter, neighbours=2, changes={})
+    results = [slice_.result() for slice_ in slices]
+    np.testing.assert_array_equal(results[start].mask, alone[start].mask)
+    for i, picture in enumerate(pictures):
+        if i != start:
+            step = 1 if i < start else -1
+            behind = range(i + step, start + step, step)[:2]
+            shown = [slices[j].as_support(abs(j - i)) for j in behind]
+            expected = segmenter.segment(picture, [*supports, *shown])
+            np.testing.assert_array_equal(results[i].mask, expected.mask)
+            assert not np.array_equal(expected.logits, alone[i].logits)
