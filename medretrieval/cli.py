@@ -28,7 +28,7 @@ from medretrieval.query_arguments import (
     filters,
     query_and_selection,
 )
-from medretrieval.segment_arguments import network_options, prompts
+from medretrieval.segment_arguments import network_options, prompts, volume_options
 
 if TYPE_CHECKING:
     from medretrieval.types import SearchResult
@@ -250,6 +250,7 @@ def _segment(options: argparse.Namespace) -> None:
         "support_k": options.support_k,
         "labels": options.labels,
         "filters": filters(options),
+        "how": volume_options(options),
         "options": network_options(options),
         "progress": ProgressBar(quiet=options.quiet),
     }

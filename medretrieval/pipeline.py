@@ -19,6 +19,7 @@ from medretrieval.embedders.registry import DEFAULT_EMBEDDER
 from medretrieval.errors import UsageError, unknown_name
 from medretrieval.metrics.segmentation import dice
 from medretrieval.retrieval.fusion import search_fused as search_fused
+from medretrieval.segmentation.options import SLICE_BY_SLICE, VolumeOptions
 from medretrieval.segmentation.registry import DEFAULT_SEGMENTER
 from medretrieval.types import (
     UNKNOWN,
@@ -37,10 +38,10 @@ if TYPE_CHECKING:
     from medretrieval.embedders.compute import Precision, Runtime
     from medretrieval.retrieval.engine import Index
     from medretrieval.retrieval.filters import Filters
+    from medretrieval.segmentation.members import BatchSegmenter
     from medretrieval.segmentation.options import OptionChanges
     from medretrieval.segmentation.prompts import Prompts
     from medretrieval.segmentation.uncertainty import Agreement
-    from medretrieval.segmentation.volume import BatchSegmenter
 
 DEFAULT_SUPPORT_K = 8
 
@@ -298,13 +299,15 @@ def segment(
     filters: Filters | None = None,
     orientation: str = "as stored",
     prompts: Mapping[int, Mapping[str, Prompts]] | None = None,
+    how: VolumeOptions = SLICE_BY_SLICE,
     options: OptionChanges | None = None,
     progress: Progress = no_progress,
 ) -> Segmentation:
     """Segment `query` from annotated slices, without training (RAFS, section III).
 
     Args:
-        index: where supports are retrieved; the slices of the query are made with its policy.
+        index: where supports are retrieved; the slices of the query are made with its policy, or
+            along another axis if `how` says so.
         query: image or volume.
         support_k: how many annotated slices are retrieved for each query slice.
         supports: use these for every slice instead of retrieving.
@@ -316,6 +319,7 @@ def segment(
             the annotated slices that may be retrieved, or to the given supports.
         prompts: points and boxes for single slices, by voxel index along the sliced axis and then
             by label, in pixels of the slice as displayed.
+        how: how the slices of a volume make one label map.
         options: how the network is used, where it differs from the segmenter's own defaults.
 
     Returns:
@@ -327,13 +331,15 @@ def segment(
             any.
     """
     from medretrieval.segmentation import load_segmenter, segment_volume
+    from medretrieval.segmentation.volume import slicing
 
     start = time.perf_counter()
     model = load_segmenter(segmenter) if isinstance(segmenter, str) else segmenter
-    policy = index.manifest.slices
+    policy = slicing(index.manifest.slices, query.grid, how)
     chosen, orientation = _support_sets(
         index,
         query,
+        policy,
         supports,
         support_k=support_k,
         labels=labels,
@@ -354,9 +360,11 @@ def segment(
         policy,
         choose,
         model,
+        how=how,
         labels=labels,
         indices=indices,
         orientation=orientation,
+        prompts=prompts,
         progress=progress,
         **(options or {}),
     )
@@ -381,6 +389,7 @@ def agreement(
     labels: Sequence[str] | None = None,
     filters: Filters | None = None,
     orientation: str = "as stored",
+    how: VolumeOptions = SLICE_BY_SLICE,
     options: OptionChanges | None = None,
     progress: Progress = no_progress,
 ) -> Agreement:
@@ -390,6 +399,7 @@ def agreement(
         slice_index: of the query, voxel index along the sliced axis.
         index, query, segmenter, support_k, supports, labels, filters, orientation, options: as for
             `segment`; the supports are those that it would use for this slice.
+        how: only its axis matters.
 
     Returns:
         Masks and maps at the size of the slice, which lie as it is displayed.
@@ -401,11 +411,14 @@ def agreement(
     from medretrieval.imaging.orientation import turn, turn_back
     from medretrieval.segmentation import load_segmenter
     from medretrieval.segmentation.uncertainty import leave_one_out
+    from medretrieval.segmentation.volume import slicing
 
+    policy = slicing(index.manifest.slices, query.grid, how)
     model = load_segmenter(segmenter) if isinstance(segmenter, str) else segmenter
     chosen, orientation = _support_sets(
         index,
         query,
+        policy,
         supports,
         support_k=support_k,
         labels=labels,
@@ -414,7 +427,7 @@ def agreement(
         orientation=orientation,
         progress=progress,
     )
-    piece = next(iter(make_slices(query, index.manifest.slices, indices=[slice_index])))
+    piece = next(iter(make_slices(query, policy, indices=[slice_index])))
     found = leave_one_out(
         model,
         np.ascontiguousarray(turn(piece.image, orientation)),
@@ -429,6 +442,7 @@ def agreement(
 def _support_sets(
     index: Index,
     query: Volume,
+    policy: SlicePolicy,
     supports: Sequence[Support] | None,
     *,
     support_k: int,
@@ -442,15 +456,16 @@ def _support_sets(
     from medretrieval.imaging import slice_axis
     from medretrieval.retrieval.filters import Filters
     from medretrieval.retrieval.orienting import annotated, given, oriented
+    from medretrieval.retrieval.query import embed_query
     from medretrieval.retrieval.whole import refuse_supports
 
     if supports is not None:
         if not supports:
             raise UsageError("the support set is empty; add at least one annotated slice")
         lookup = given(index, supports)
-        orientation = oriented(index, query, orientation, lookup, indices, progress)
+        orientation = oriented(index, query, orientation, lookup, indices, progress, policy=policy)
         if indices is None:
-            indices = range(query.grid.shape[slice_axis(query.grid, index.manifest.slices.axis)])
+            indices = range(query.grid.shape[slice_axis(query.grid, policy.axis)])
         return dict.fromkeys(indices, supports), orientation
     refuse_supports(index.manifest.embedder)
     if support_k < 1:
@@ -458,9 +473,14 @@ def _support_sets(
     _check_labels(labels, index)
     filters = filters or Filters()
     lookup = annotated(index, labels=labels, filters=filters)
-    orientation = oriented(index, query, orientation, lookup, indices, progress)
-    embedded = index.query_embeddings(
-        query, indices=indices, orientation=orientation, progress=progress
+    orientation = oriented(index, query, orientation, lookup, indices, progress, policy=policy)
+    embedded = embed_query(
+        query,
+        policy,
+        index.embedder,
+        indices=indices,
+        orientation=orientation,
+        progress=progress,
     )
     retrieved = index.supports_each(embedded.embeddings, support_k, labels=labels, filters=filters)
     # Neighbouring slices share most of their supports: each is read once.

@@ -6,7 +6,15 @@ import argparse
 from typing import TYPE_CHECKING, get_args
 
 from medretrieval.errors import UsageError
-from medretrieval.segmentation.options import CropPolicy, OptionChanges
+from medretrieval.segmentation.options import (
+    SLICE_BY_SLICE,
+    Axis,
+    CropPolicy,
+    Keep,
+    OptionChanges,
+    Propagation,
+    VolumeOptions,
+)
 from medretrieval.segmentation.prompts import Edit, Kind, Prompts, prompts_of
 
 if TYPE_CHECKING:
@@ -37,6 +45,37 @@ def add_network(sub: argparse.ArgumentParser) -> None:
         action=argparse.BooleanOptionalAction,
         help="look at every structure once more in a crop of its own (default: by segmenter)",
     )
+
+
+def add_volume(sub: argparse.ArgumentParser) -> None:
+    """How the slices of a volume make one mask."""
+    whole = sub.add_argument_group("how the slices of a volume make one mask")
+    whole.add_argument(
+        "--propagate",
+        choices=get_args(Propagation),
+        default=SLICE_BY_SLICE.propagation,
+        help="none: every slice by itself; both: each structure from the slice that shows it most "
+        f"surely outwards in both directions (default: {SLICE_BY_SLICE.propagation})",
+    )
+    whole.add_argument(
+        "--keep",
+        choices=get_args(Keep),
+        default=SLICE_BY_SLICE.keep,
+        help="of every structure all that was found, or only its largest connected part "
+        f"(default: {SLICE_BY_SLICE.keep})",
+    )
+    whole.add_argument(
+        "--slice-axis",
+        choices=get_args(Axis),
+        default=SLICE_BY_SLICE.axis,
+        help="index: slices as the index has them; best: across the axis whose slices have the "
+        f"finest pixels, which --slice then counts along (default: {SLICE_BY_SLICE.axis})",
+    )
+
+
+def volume_options(options: argparse.Namespace) -> VolumeOptions:
+    """The options of `add_volume`."""
+    return VolumeOptions(propagation=options.propagate, keep=options.keep, axis=options.slice_axis)
 
 
 def add_agreement(sub: argparse.ArgumentParser) -> None:

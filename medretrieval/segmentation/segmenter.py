@@ -44,13 +44,14 @@ class _Shown:
     """One support as the network sees it in one view: cropped, perhaps mirrored.
 
     `digest` tells pictures apart; `masks` has one entry for every label wanted of it, `keys` the
-    cache key of each.
+    cache key of each. `distance` is the support's.
     """
 
     picture: NDArray[np.uint8]
     digest: str
     masks: dict[str, NDArray[np.bool_]]
     keys: dict[str, str]
+    distance: int | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -228,24 +229,29 @@ class Segmenter:
         box, support_boxes = _boxes(image, supports, masks, options)
         box = widened(box, prompts.values(), image.shape[:2])
         parts = [
-            (crop(s.image, part), {name: crop(mask, part) for name, mask in row.items()})
+            (
+                crop(s.image, part),
+                {name: crop(mask, part) for name, mask in row.items()},
+                s.distance,
+            )
             for s, row, part in zip(supports, masks, support_boxes, strict=True)
         ]
-        shown_names = {name for _, row in parts for name, mask in row.items() if mask.any()}
+        shown_names = {name for _, row, _ in parts for name, mask in row.items() if mask.any()}
         rows, columns = box.pixels((image.shape[0], image.shape[1]))
         own = moved(prompts, rows, columns) or {}
         width = columns.stop - columns.start
         views, asked = [], []
         for mirrored in (False, True) if options.flips else (False,):
             view = []
-            for picture, row in parts:
+            for picture, row, distance in parts:
                 wanted = {
                     name: mask[:, ::-1] if mirrored else mask
                     for name, mask in row.items()
                     if name in shown_names and (options.negatives or mask.any())
                 }
                 if wanted:
-                    view.append(self._shown(picture[:, ::-1] if mirrored else picture, wanted))
+                    picture = picture[:, ::-1] if mirrored else picture
+                    view.append(self._shown(picture, wanted, distance))
             views.append(view)
             asked.append({n: p.mirrored(width) if mirrored else p for n, p in own.items()})
         if options.pointers == "equal" and views[0]:
@@ -254,7 +260,12 @@ class Segmenter:
             views = [[view[k] for k in order] for view in views]
         return _Job(image, names, box, tuple(map(tuple, views)), tuple(asked))
 
-    def _shown(self, picture: NDArray[np.uint8], masks: dict[str, NDArray[np.bool_]]) -> _Shown:
+    def _shown(
+        self,
+        picture: NDArray[np.uint8],
+        masks: dict[str, NDArray[np.bool_]],
+        distance: int | None,
+    ) -> _Shown:
         hasher = hashlib.sha256(
             f"1 {self.network.digest} {self.name} {self.network.image_size} "
             f"{picture.shape}".encode()
@@ -265,7 +276,7 @@ class Segmenter:
             one = hasher.copy()
             one.update(np.packbits(mask).tobytes())
             keys[name] = one.hexdigest()
-        return _Shown(picture, hasher.hexdigest(), masks, keys)
+        return _Shown(picture, hasher.hexdigest(), masks, keys, distance)
 
     def _memories(
         self, jobs: Sequence[_Job], progress: Progress = no_progress
@@ -274,7 +285,10 @@ class Segmenter:
         memories: dict[str, Memory] = {}
         # By picture, so that a slice is encoded once however many labels and queries need it.
         missing: dict[str, tuple[NDArray[np.uint8], dict[str, NDArray[np.bool_]]]] = {}
+        passing: set[str] = set()
         for shown in (shown for job in jobs for view in job.views for shown in view):
+            if shown.distance is not None:
+                passing.update(shown.keys.values())
             for name, key in shown.keys.items():
                 if key in memories:
                     continue
@@ -293,7 +307,8 @@ class Segmenter:
                 made = self.network.remember(encoding, list(masks.values()))
                 for key, memory in zip(masks, made, strict=True):
                     memories[key] = memory
-                    self.cache.put(key, memory)
+                    # A mask that was only just found is hardly ever met again.
+                    self.cache.put(key, memory, on_disk=key not in passing)
             progress(min(start + step, len(todo)), len(todo), "encoding supports")
         return memories
 
@@ -328,7 +343,11 @@ class Segmenter:
                 side = self.network.image_size
                 points = [None if p is None else p.for_network(size, side) for p in asked]
                 low = self.network.segment(
-                    encoding, wanted, pointers=options.pointers, points=points
+                    encoding,
+                    wanted,
+                    pointers=options.pointers,
+                    points=points,
+                    distances=[view[k].distance for k in supports],
                 )
                 # As SAM2VideoPredictor: from the decoder's resolution to the picture's directly.
                 full = F.interpolate(low[:, None], size=size, mode="bilinear", align_corners=False)
