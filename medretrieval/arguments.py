@@ -25,6 +25,7 @@ from medretrieval.segment_arguments import (
     add_network,
     add_prompts,
     add_supports,
+    add_volume,
 )
 from medretrieval.segmentation.registry import DEFAULT_SEGMENTER
 
@@ -293,6 +294,7 @@ def _segment(segment: argparse.ArgumentParser) -> None:
     )
     add_supports(segment)
     add_agreement(segment)
+    add_volume(segment)
     add_network(segment)
     add_prompts(segment)
     add_query(segment)

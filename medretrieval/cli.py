@@ -28,7 +28,12 @@ from medretrieval.query_arguments import (
     filters,
     query_and_selection,
 )
-from medretrieval.segment_arguments import given_supports, network_options, prompts
+from medretrieval.segment_arguments import (
+    given_supports,
+    network_options,
+    prompts,
+    volume_options,
+)
 
 if TYPE_CHECKING:
     from medretrieval.types import SearchResult
@@ -270,6 +275,7 @@ def _segment(options: argparse.Namespace) -> None:
     from medretrieval.retrieval.engine import open_index
     from medretrieval.segmentation import MemoryCache, load_segmenter
     from medretrieval.segmentation.supports import save_supports
+    from medretrieval.segmentation.volume import slicing
 
     out = Path(options.out)
     query = read_volume(
@@ -284,7 +290,8 @@ def _segment(options: argparse.Namespace) -> None:
         truth = read_labels(options.truth, reference=query.grid)
         truth = replace(truth, names=names or index.store.vocabulary)
     pointed = prompts(options)
-    supports = given_supports(options, index)
+    policy = slicing(index.manifest.slices, query.grid, volume_options(options))
+    supports = given_supports(options, policy, index.store.vocabulary)
     if options.agreement and options.slice is None:
         raise UsageError("--agreement is of one slice of the query; say which by --slice")
     how: dict[str, Any] = {
@@ -297,6 +304,7 @@ def _segment(options: argparse.Namespace) -> None:
         "supports": supports,
         "labels": options.labels,
         "filters": filters(options),
+        "how": volume_options(options),
         "options": network_options(options),
         "progress": ProgressBar(quiet=options.quiet),
     }

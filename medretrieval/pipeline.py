@@ -18,6 +18,7 @@ from medretrieval.building import build_index as build_index
 from medretrieval.errors import UsageError
 from medretrieval.metrics.segmentation import dice
 from medretrieval.retrieval.fusion import search_fused as search_fused
+from medretrieval.segmentation.options import SLICE_BY_SLICE, VolumeOptions
 from medretrieval.segmentation.registry import DEFAULT_SEGMENTER
 from medretrieval.support_sets import DEFAULT_SUPPORT_K as DEFAULT_SUPPORT_K
 from medretrieval.support_sets import Sets, support_sets
@@ -33,10 +34,10 @@ from medretrieval.types import (
 if TYPE_CHECKING:
     from medretrieval.retrieval.engine import Index
     from medretrieval.retrieval.filters import Filters
+    from medretrieval.segmentation.members import BatchSegmenter
     from medretrieval.segmentation.options import OptionChanges
     from medretrieval.segmentation.prompts import Prompts
     from medretrieval.segmentation.uncertainty import Agreement
-    from medretrieval.segmentation.volume import BatchSegmenter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,13 +133,15 @@ def segment(
     filters: Filters | None = None,
     orientation: str = "as stored",
     prompts: Mapping[int, Mapping[str, Prompts]] | None = None,
+    how: VolumeOptions = SLICE_BY_SLICE,
     options: OptionChanges | None = None,
     progress: Progress = no_progress,
 ) -> Segmentation:
     """Segment `query` from annotated slices, without training (RAFS, section III).
 
     Args:
-        index: where supports are retrieved; the slices of the query are made with its policy.
+        index: where supports are retrieved; the slices of the query are made with its policy, or
+            along another axis if `how` says so.
         query: image or volume.
         support_k: how many annotated slices are retrieved for each query slice.
         supports: use these for every slice instead of retrieving.
@@ -152,6 +155,7 @@ def segment(
             the annotated slices that may be retrieved, or to the given supports.
         prompts: points and boxes for single slices, by voxel index along the sliced axis and then
             by label, in pixels of the slice as displayed.
+        how: how the slices of a volume make one label map.
         options: how the network is used, where it differs from the segmenter's own defaults.
 
     Returns:
@@ -163,14 +167,16 @@ def segment(
             any.
     """
     from medretrieval.segmentation import load_segmenter, segment_volume
+    from medretrieval.segmentation.volume import slicing
 
     start = time.perf_counter()
     model = load_segmenter(segmenter) if isinstance(segmenter, str) else segmenter
     _use_stored(index, model)
-    policy = index.manifest.slices
+    policy = slicing(index.manifest.slices, query.grid, how)
     chosen, orientation = support_sets(
         index,
         query,
+        policy,
         supports,
         support_k=support_k,
         sets=sets,
@@ -192,9 +198,11 @@ def segment(
         policy,
         choose,
         model,
+        how=how,
         labels=labels,
         indices=indices,
         orientation=orientation,
+        prompts=prompts,
         progress=progress,
         **(options or {}),
     )
@@ -255,6 +263,7 @@ def agreement(
     labels: Sequence[str] | None = None,
     filters: Filters | None = None,
     orientation: str = "as stored",
+    how: VolumeOptions = SLICE_BY_SLICE,
     options: OptionChanges | None = None,
     progress: Progress = no_progress,
 ) -> Agreement:
@@ -264,6 +273,7 @@ def agreement(
         slice_index: of the query, voxel index along the sliced axis.
         index, query, segmenter, support_k, supports, labels, filters, orientation, options: as for
             `segment`; the supports are those that it would use for this slice.
+        how: only its axis matters.
 
     Returns:
         Masks and maps at the size of the slice, which lie as it is displayed.
@@ -275,12 +285,15 @@ def agreement(
     from medretrieval.imaging.orientation import turn, turn_back
     from medretrieval.segmentation import load_segmenter
     from medretrieval.segmentation.uncertainty import leave_one_out
+    from medretrieval.segmentation.volume import slicing
 
+    policy = slicing(index.manifest.slices, query.grid, how)
     model = load_segmenter(segmenter) if isinstance(segmenter, str) else segmenter
     _use_stored(index, model)
     chosen, orientation = support_sets(
         index,
         query,
+        policy,
         supports,
         support_k=support_k,
         labels=labels,
@@ -289,7 +302,7 @@ def agreement(
         orientation=orientation,
         progress=progress,
     )
-    piece = next(iter(make_slices(query, index.manifest.slices, indices=[slice_index])))
+    piece = next(iter(make_slices(query, policy, indices=[slice_index])))
     found = leave_one_out(
         model,
         np.ascontiguousarray(turn(piece.image, orientation)),

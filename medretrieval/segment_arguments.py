@@ -8,15 +8,22 @@ from typing import TYPE_CHECKING, get_args
 
 from medretrieval.errors import UsageError
 from medretrieval.option_values import label_names, positive
-from medretrieval.segmentation.options import CropPolicy, OptionChanges
+from medretrieval.segmentation.options import (
+    SLICE_BY_SLICE,
+    Axis,
+    CropPolicy,
+    Keep,
+    OptionChanges,
+    Propagation,
+    VolumeOptions,
+)
 from medretrieval.segmentation.prompts import Edit, Kind, Prompts, prompts_of
 from medretrieval.support_sets import DEFAULT_SUPPORT_K, Sets
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from medretrieval.retrieval.engine import Index
-    from medretrieval.types import Support
+    from medretrieval.types import SlicePolicy, Support
 
 _PLACES: Mapping[Kind, tuple[str, str]] = {
     "positive": ("LABEL=X,Y", "a point that belongs to the label"),
@@ -43,6 +50,37 @@ def add_network(sub: argparse.ArgumentParser) -> None:
         action=argparse.BooleanOptionalAction,
         help="look at every structure once more in a crop of its own (default: by segmenter)",
     )
+
+
+def add_volume(sub: argparse.ArgumentParser) -> None:
+    """How the slices of a volume make one mask."""
+    whole = sub.add_argument_group("how the slices of a volume make one mask")
+    whole.add_argument(
+        "--propagate",
+        choices=get_args(Propagation),
+        default=SLICE_BY_SLICE.propagation,
+        help="none: every slice by itself; both: each structure from the slice that shows it most "
+        f"surely outwards in both directions (default: {SLICE_BY_SLICE.propagation})",
+    )
+    whole.add_argument(
+        "--keep",
+        choices=get_args(Keep),
+        default=SLICE_BY_SLICE.keep,
+        help="of every structure all that was found, or only its largest connected part "
+        f"(default: {SLICE_BY_SLICE.keep})",
+    )
+    whole.add_argument(
+        "--slice-axis",
+        choices=get_args(Axis),
+        default=SLICE_BY_SLICE.axis,
+        help="index: slices as the index has them; best: across the axis whose slices have the "
+        f"finest pixels, which --slice then counts along (default: {SLICE_BY_SLICE.axis})",
+    )
+
+
+def volume_options(options: argparse.Namespace) -> VolumeOptions:
+    """The options of `add_volume`."""
+    return VolumeOptions(propagation=options.propagate, keep=options.keep, axis=options.slice_axis)
 
 
 def add_agreement(sub: argparse.ArgumentParser) -> None:
@@ -109,8 +147,14 @@ def add_supports(sub: argparse.ArgumentParser) -> None:
     )
 
 
-def given_supports(options: argparse.Namespace, index: Index) -> list[Support] | None:
+def given_supports(
+    options: argparse.Namespace, policy: SlicePolicy, names: Mapping[int, str]
+) -> list[Support] | None:
     """The supports of --supports and --pair, None if neither is given.
+
+    Args:
+        policy: how slices are made.
+        names: of the values of masks, where --pair-names is not given.
 
     Raises:
         UsageError, InputError: one cannot be used.
@@ -125,12 +169,12 @@ def given_supports(options: argparse.Namespace, index: Index) -> list[Support] |
             raise UsageError("--pair-names names the values of the masks of --pair; give a --pair")
         return None
     found = [support for path in options.supports for support in files.load_supports(path)]
-    names = label_names(options.pair_names, "--pair-names") or index.store.vocabulary
+    names = label_names(options.pair_names, "--pair-names") or names
     for image, mask in options.pair:
         found += files.supports_from_pair(
             image,
             mask,
-            policy=index.manifest.slices,
+            policy=policy,
             names=names,
             at_most=options.support_k,
         )

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from medretrieval.errors import UsageError, unknown_name
 from medretrieval.retrieval.nearest import rounded_cosine
-from medretrieval.types import Progress, Support, Volume
+from medretrieval.types import Progress, SlicePolicy, Support, Volume
 
 if TYPE_CHECKING:
     from medretrieval.retrieval.engine import Index
@@ -29,6 +29,7 @@ _Ranked = tuple[NDArray[np.int64], NDArray[np.float64]]
 def support_sets(
     index: Index,
     query: Volume,
+    policy: SlicePolicy,
     supports: Sequence[Support] | None,
     *,
     support_k: int,
@@ -42,6 +43,7 @@ def support_sets(
     """The supports of every slice, and how slices are turned for them.
 
     Args:
+        policy: how the slices of the query are made.
         supports: the same for every slice; None to retrieve them.
         sets: "slice" retrieves for every slice the `support_k` most similar annotated slices,
             "volume" one set of `support_k` for all slices, see `covering`.
@@ -57,6 +59,7 @@ def support_sets(
     from medretrieval.imaging import slice_axis
     from medretrieval.retrieval.filters import Filters
     from medretrieval.retrieval.orienting import annotated, given, oriented
+    from medretrieval.retrieval.query import embed_query
     from medretrieval.retrieval.whole import refuse_supports
 
     if sets not in get_args(Sets):
@@ -65,9 +68,9 @@ def support_sets(
         if not supports:
             raise UsageError("the support set is empty; add at least one annotated slice")
         lookup = given(index, supports)
-        orientation = oriented(index, query, orientation, lookup, indices, progress)
+        orientation = oriented(index, query, orientation, lookup, indices, progress, policy=policy)
         if indices is None:
-            indices = range(query.grid.shape[slice_axis(query.grid, index.manifest.slices.axis)])
+            indices = range(query.grid.shape[slice_axis(query.grid, policy.axis)])
         return dict.fromkeys(indices, supports), orientation
     refuse_supports(index.manifest.embedder)
     if support_k < 1:
@@ -75,9 +78,14 @@ def support_sets(
     _check_labels(labels, index)
     filters = filters or Filters()
     lookup = annotated(index, labels=labels, filters=filters)
-    orientation = oriented(index, query, orientation, lookup, indices, progress)
-    embedded = index.query_embeddings(
-        query, indices=indices, orientation=orientation, progress=progress
+    orientation = oriented(index, query, orientation, lookup, indices, progress, policy=policy)
+    embedded = embed_query(
+        query,
+        policy,
+        index.embedder,
+        indices=indices,
+        orientation=orientation,
+        progress=progress,
     )
     ranked = index.supports_each(embedded.embeddings, support_k, labels=labels, filters=filters)
     if sets == "volume":

@@ -133,10 +133,14 @@ class MemoryCache:
             self._keep(key, memory)
         return memory
 
-    def put(self, key: str, memory: Memory) -> None:
-        """Store `memory`; a disk that cannot be written is logged, not an error."""
+    def put(self, key: str, memory: Memory, *, on_disk: bool = True) -> None:
+        """Store `memory`; a disk that cannot be written is logged, not an error.
+
+        Args:
+            on_disk: also in the folder, if there is one.
+        """
         self._keep(key, memory)
-        if self.folder is not None:
+        if on_disk and self.folder is not None:
             try:
                 self._write(self.folder, key, memory)
             except (OSError, SafetensorError) as error:

@@ -50,6 +50,27 @@ class _Frame(int):
         return self is other
 
 
+def _frames(distances: Sequence[int | None], pointers: Pointers) -> tuple[list[int], int]:
+    """The frame number of every support, and that of the query.
+
+    A slice of the query's volume lies as many frames back as it lies slices away. Annotated slices
+    are either all the frame before the query, or, by rank, a video that ends where the volume
+    begins: frames 0, 1, ... in their order.
+
+    >>> _frames([None, None, 1, 2], "equal")
+    ([2, 2, 2, 1], 3)
+    >>> _frames([None, None, 1, 2], "rank")
+    ([0, 1, 3, 2], 4)
+    """
+    furthest = max((d for d in distances if d is not None), default=0)
+    annotated = iter(range(sum(d is None for d in distances)))
+    if pointers == "equal":
+        query = furthest + 1
+        return [query - (1 if d is None else d) for d in distances], query
+    query = sum(d is None for d in distances) + furthest
+    return [next(annotated) if d is None else query - d for d in distances], query
+
+
 @dataclass(frozen=True, eq=False)
 class Encoding:
     """The image encoder's output for one picture: feature maps and their positions, fine first.
@@ -196,6 +217,7 @@ class Sam2Network:
         *,
         pointers: Pointers = "equal",
         points: Sequence[Points | None] | None = None,
+        distances: Sequence[int | None] | None = None,
     ) -> Tensor:
         """Segment a picture from memories, from points, or from both.
 
@@ -209,19 +231,23 @@ class Sam2Network:
                 every label needs points, and the picture is what SAM 2 calls an initial frame.
             pointers: see `SegmentationOptions`.
             points: for each label its points, or None.
+            distances: for each of the K memories how many slices before the picture it is
+                (`Support.distance`), None for an annotated slice, which all are by default. What
+                lies before is to the network a frame that was tracked.
 
         Returns:
             (L, S/4, S/4) float32 logits on the CPU; S is the network's input size.
         """
         supports = len(memories[0])
         at_once = max(1, self._limit(_TOKENS) // (self._tokens * max(supports, 1)))
+        distances = [None] * supports if distances is None else distances
         logits = []
         for start in range(0, len(memories), at_once):
             batch = memories[start : start + at_once]
             asked = None if points is None else points[start : start + at_once]
             with self._lock:
                 if supports:
-                    low = self._from_memories(encoding, batch, pointers, asked)
+                    low = self._from_memories(encoding, batch, pointers, asked, distances)
                 else:
                     low = self._from_points(encoding, asked or ())
             logits.append(low.float().cpu())
@@ -233,19 +259,18 @@ class Sam2Network:
         memories: Sequence[Sequence[Memory]],
         pointers: Pointers,
         points: Sequence[Points | None] | None,
+        distances: Sequence[int | None],
     ) -> Tensor:
-        supports = len(memories[0])
-        # Equal distance: one frame back, on the scale that SAM 2 has in a long video. By rank: what
-        # a video of the supports and then the query would give.
-        query = 1 if pointers == "equal" else supports
-        frames = self.model.max_obj_ptrs_in_encoder if pointers == "equal" else query + 1
+        numbers, query = _frames(distances, pointers)
+        # On the scale that SAM 2 has in a long video, or in the one that they make.
+        longest = self.model.max_obj_ptrs_in_encoder if pointers == "equal" else 0
         with _conditioned(self.model) as seen:
             out = self._track_step(
                 encoding,
                 len(memories),
-                bank=self._bank(memories, pointers),
+                bank=self._bank(memories, numbers, distances),
                 frame_idx=query,
-                num_frames=max(frames, 2),
+                num_frames=max(longest, query + 1),
             )
         low: Tensor = out["pred_masks"][:, 0]
         for row, clicks in enumerate(points or ()):
@@ -288,18 +313,32 @@ class Sam2Network:
     def _tokens(self) -> int:
         return (self.image_size // int(self.model.backbone_stride)) ** 2
 
-    def _bank(self, memories: Sequence[Sequence[Memory]], pointers: Pointers) -> dict[int, Any]:
-        bank: dict[int, Any] = {}
-        for k in range(len(memories[0])):
+    def _bank(
+        self,
+        memories: Sequence[Sequence[Memory]],
+        numbers: Sequence[int],
+        distances: Sequence[int | None],
+    ) -> dict[str, dict[int, Any]]:
+        """The supports as `track_step` has earlier frames: prompted ones, and those tracked."""
+        # A network without temporal positions never looks at tracked frames, and none looks at
+        # them alone.
+        tracked = self.model.num_maskmem > 1 and None in distances
+        prompted: dict[int, Any] = {}
+        followed: dict[int, Any] = {}
+        for k, (number, distance) in enumerate(zip(numbers, distances, strict=True)):
             # (L, C, h, w) and (L, D)
             features = torch.stack([row[k].features.float() for row in memories]).to(self.device)
             pointer = torch.stack([row[k].pointer.float() for row in memories]).to(self.device)
-            bank[k if pointers == "rank" else _Frame(0)] = {
+            frame = {
                 "maskmem_features": features,
                 "maskmem_pos_enc": [self.model.memory_encoder.position_encoding(features)],
                 "obj_ptr": pointer,
             }
-        return bank
+            if tracked and distance is not None:
+                followed[number] = frame
+            else:
+                prompted[_Frame(number)] = frame
+        return {"cond_frame_outputs": prompted, "non_cond_frame_outputs": followed}
 
     def _track_step(
         self,
@@ -308,7 +347,7 @@ class Sam2Network:
         *,
         mask_inputs: Tensor | None = None,
         point_inputs: dict[str, Tensor] | None = None,
-        bank: dict[int, Any] | None = None,
+        bank: dict[str, dict[int, Any]] | None = None,
         frame_idx: int = 0,
         num_frames: int = 1,
         run_mem_encoder: bool = False,
@@ -327,7 +366,7 @@ class Sam2Network:
             feat_sizes=sizes,
             point_inputs=point_inputs,
             mask_inputs=mask_inputs,
-            output_dict={"cond_frame_outputs": bank or {}, "non_cond_frame_outputs": {}},
+            output_dict=bank or {},
             num_frames=num_frames,
             run_mem_encoder=run_mem_encoder,
         )

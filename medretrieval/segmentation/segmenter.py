@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Unpack
 
@@ -214,24 +214,29 @@ class Segmenter:
         box, support_boxes = _boxes(image, supports, masks, options)
         box = widened(box, prompts.values(), image.shape[:2])
         parts = [
-            (crop(s.image, part), {name: crop(mask, part) for name, mask in row.items()})
+            (
+                crop(s.image, part),
+                {name: crop(mask, part) for name, mask in row.items()},
+                s.distance,
+            )
             for s, row, part in zip(supports, masks, support_boxes, strict=True)
         ]
-        shown_names = {name for _, row in parts for name, mask in row.items() if mask.any()}
+        shown_names = {name for _, row, _ in parts for name, mask in row.items() if mask.any()}
         rows, columns = box.pixels((image.shape[0], image.shape[1]))
         own = moved(prompts, rows, columns) or {}
         width = columns.stop - columns.start
         views, asked = [], []
         for mirrored in (False, True) if options.flips else (False,):
             view = []
-            for picture, row in parts:
+            for picture, row, distance in parts:
                 wanted = {
                     name: mask[:, ::-1] if mirrored else mask
                     for name, mask in row.items()
                     if name in shown_names and (options.negatives or mask.any())
                 }
                 if wanted:
-                    view.append(self.shown(picture[:, ::-1] if mirrored else picture, wanted))
+                    picture = picture[:, ::-1] if mirrored else picture
+                    view.append(replace(self.shown(picture, wanted), distance=distance))
             views.append(view)
             asked.append({n: p.mirrored(width) if mirrored else p for n, p in own.items()})
         if options.pointers == "equal" and views[0]:
@@ -259,7 +264,10 @@ class Segmenter:
         memories: dict[str, Memory] = {}
         # By picture, so that a slice is encoded once however many labels and queries need it.
         missing: dict[str, tuple[NDArray[np.uint8], dict[str, NDArray[np.bool_]]]] = {}
+        passing: set[str] = set()
         for shown in supports:
+            if shown.distance is not None:
+                passing.update(shown.keys.values())
             for name, key in shown.keys.items():
                 if key in memories:
                     continue
@@ -278,7 +286,8 @@ class Segmenter:
                 made = self.network.remember(encoding, list(masks.values()))
                 for key, memory in zip(masks, made, strict=True):
                     memories[key] = memory
-                    self.cache.put(key, memory)
+                    # A mask that was only just found is hardly ever met again.
+                    self.cache.put(key, memory, on_disk=key not in passing)
             progress(min(start + step, len(todo)), len(todo), "encoding supports")
         return memories
 
@@ -313,7 +322,11 @@ class Segmenter:
                 side = self.network.image_size
                 points = [None if p is None else p.for_network(size, side) for p in asked]
                 low = self.network.segment(
-                    encoding, wanted, pointers=options.pointers, points=points
+                    encoding,
+                    wanted,
+                    pointers=options.pointers,
+                    points=points,
+                    distances=[view[k].distance for k in supports],
                 )
                 # As SAM2VideoPredictor: from the decoder's resolution to the picture's directly.
                 full = F.interpolate(low[:, None], size=size, mode="bilinear", align_corners=False)

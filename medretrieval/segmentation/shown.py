@@ -24,12 +24,14 @@ class Shown:
         digest: tells pictures apart.
         masks: (H, W) for every label wanted of it; one without a pixel is a memory of absence.
         keys: of the memory of each, 64 hexadecimal digits.
+        distance: the support's, see `types.Support`.
     """
 
     picture: NDArray[np.uint8]
     digest: str
     masks: Mapping[str, NDArray[np.bool_]]
     keys: Mapping[str, str]
+    distance: int | None = None
 
     @classmethod
     def of(
