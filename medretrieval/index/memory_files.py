@@ -77,6 +77,7 @@ def add_memories(folder: Path, staged: Path, prefix: str) -> Manifest:
     files[name] = FileEntry(bytes=staged.stat().st_size, sha256=sha256_file(staged))
     manifest = dataclasses.replace(manifest, files=dict(sorted(files.items())))
     with writing(folder / name):
+        shutil.copymode(folder / MANIFEST, staged)  # safetensors writes for its owner alone
         _replace_manifest(folder, manifest)
         (folder / MEMORIES).mkdir(exist_ok=True)
         os.replace(staged, folder / name)

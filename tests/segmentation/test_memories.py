@@ -161,6 +161,7 @@ def test_an_interrupted_run_goes_on(
         remember_index(index, segmenter, progress=stop)
     assert sum(encoded) == 4
     open_store(index, verify="full").close()
+    assert shard(index).stat().st_mode == (index / "manifest.json").stat().st_mode
     done = remember_index(index, fresh(segmenter))
     assert sum(encoded) == 6
     assert 0 < done.computed < done.memories == 2 * MEMORIES
