@@ -8,8 +8,10 @@ import os
 import tempfile
 import threading
 from collections import OrderedDict
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -26,9 +28,11 @@ _FORMAT = "medretrieval-memory-1"
 class Memory:
     """What SAM 2 remembers of one label on one annotated slice.
 
+    Stored as float16 (`half`) it takes half the room; the network computes in float32 either way.
+
     Attributes:
-        features: (C, h, w) float32, the memory encoder's output, on the CPU.
-        pointer: (D,) float32, the object pointer (zeros in a network without pointers).
+        features: (C, h, w) float32 or float16, the memory encoder's output, on the CPU.
+        pointer: (D,) of the same type, the object pointer (zeros in a network without pointers).
     """
 
     features: Tensor
@@ -38,12 +42,42 @@ class Memory:
     def nbytes(self) -> int:
         return self.features.nbytes + self.pointer.nbytes
 
+    def half(self) -> Memory:
+        """The same rounded to float16."""
+        return replace(self, features=self.features.half(), pointer=self.pointer.half())
+
+    def tensors(self) -> dict[str, Tensor]:
+        """By name, contiguous, as they are written to a file."""
+        return {name: getattr(self, name).contiguous() for name in _TENSORS}
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Memory:
+        """The inverse of `tensors`.
+
+        Raises:
+            ValueError: they are not those of a memory.
+        """
+        if tensors.keys() != set(_TENSORS):
+            raise ValueError(f"{sorted(tensors)} instead of {sorted(_TENSORS)}")
+        return cls(**tensors)
+
     def digest(self) -> str:
         """sha256 of the numbers; tells a damaged file from a good one."""
         hasher = hashlib.sha256()
         for tensor in (self.features, self.pointer):
             hasher.update(tensor.contiguous().numpy().tobytes())
         return hasher.hexdigest()
+
+
+_TENSORS = ("features", "pointer")
+
+
+class MemorySource(Protocol):
+    """Where memories can be read, such as those that are stored in an index."""
+
+    def get(self, key: str) -> Memory | None:
+        """Return the memory stored as `key`, or None."""
+        ...
 
 
 class MemoryCache:
@@ -54,6 +88,10 @@ class MemoryCache:
         folder: also write every memory to `<folder>/<key>.safetensors`, and look there. A file
             that is damaged is logged, ignored and written again. None: nothing on disk.
         max_folder_bytes: the oldest files beyond this are deleted when a cache is made.
+
+    Attributes:
+        sources: where else memories are looked for, by a name that tells the sources apart; what
+            is found there is kept in this process, and not written to `folder`.
     """
 
     def __init__(
@@ -65,6 +103,7 @@ class MemoryCache:
     ) -> None:
         self.max_bytes = max_bytes
         self.folder = None if folder is None else Path(folder)
+        self.sources: dict[str, MemorySource] = {}
         self._kept: OrderedDict[str, Memory] = OrderedDict()
         self._bytes = 0
         self._lock = threading.Lock()
@@ -86,7 +125,10 @@ class MemoryCache:
             if memory is not None:
                 self._kept.move_to_end(key)
                 return memory
-        memory = self._read(key)
+        found = (source.get(key) for source in tuple(self.sources.values()))
+        memory = next((memory for memory in found if memory is not None), None)
+        if memory is None:
+            memory = self._read(key)
         if memory is not None:
             self._keep(key, memory)
         return memory

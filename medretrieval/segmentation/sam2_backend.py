@@ -327,8 +327,8 @@ class Sam2Network:
         followed: dict[int, Any] = {}
         for k, (number, distance) in enumerate(zip(numbers, distances, strict=True)):
             # (L, C, h, w) and (L, D)
-            features = torch.stack([row[k].features for row in memories]).to(self.device)
-            pointer = torch.stack([row[k].pointer for row in memories]).to(self.device)
+            features = torch.stack([row[k].features.float() for row in memories]).to(self.device)
+            pointer = torch.stack([row[k].pointer.float() for row in memories]).to(self.device)
             frame = {
                 "maskmem_features": features,
                 "maskmem_pos_enc": [self.model.memory_encoder.position_encoding(features)],
