@@ -28,7 +28,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medretrieval.segmentation.cache import Memory
-from medretrieval.segmentation.options import Pointers
+from medretrieval.segmentation.options import MemoryTokens, Pointers
+from medretrieval.segmentation.tokens import choose, grouped
 
 # How much goes through the network at once: pixels of pictures, tokens of memories.
 _PIXELS = {"cpu": 2**20, "cuda": 2**23}
@@ -147,9 +148,16 @@ class Sam2Network:
                 out = self._track_step(
                     encoding, len(batch), mask_inputs=batch, run_mem_encoder=True
                 )
-            features, pointers = out["maskmem_features"].cpu(), out["obj_ptr"].cpu()
+            features = out["maskmem_features"].float()
+            foreground = F.adaptive_max_pool2d(batch[:, 0], features.shape[-2:]) > 0
+            parts = {
+                "features": features.cpu(),
+                "pointer": out["obj_ptr"].float().cpu(),
+                "foreground": foreground.cpu(),
+            }
             memories += [
-                Memory(f.clone(), p.clone()) for f, p in zip(features, pointers, strict=True)
+                Memory(**{name: part[i].clone() for name, part in parts.items()})
+                for i in range(len(batch))
             ]
         return memories
 
@@ -160,13 +168,14 @@ class Sam2Network:
         memories: Sequence[Sequence[Memory]],
         *,
         pointers: Pointers = "equal",
+        memory: MemoryTokens = "all",
     ) -> Tensor:
         """Segment a picture from memories.
 
         Args:
             encoding: of the query picture.
             memories: for each of L labels its K >= 1 memories (as many for every label).
-            pointers: see `SegmentationOptions`.
+            pointers, memory: see `SegmentationOptions`.
 
         Returns:
             (L, S/4, S/4) float32 logits on the CPU; S is the network's input size.
@@ -176,7 +185,9 @@ class Sam2Network:
         logits = []
         for start in range(0, len(memories), at_once):
             batch = memories[start : start + at_once]
-            with self._lock:
+            foreground = torch.stack([torch.stack([m.foreground for m in row]) for row in batch])
+            groups = choose(foreground.to(self.device), memory)
+            with self._lock, grouped(self._cross_attentions, groups):
                 bank = self._bank(batch, pointers)
                 # Equal distance: one frame back, on the scale that SAM 2 has in a long video. By
                 # rank: what a video of the supports and then the query would give.
@@ -189,6 +200,10 @@ class Sam2Network:
         return torch.cat(logits)
 
     @property
+    def _cross_attentions(self) -> list[Any]:
+        return [layer.cross_attn_image for layer in self.model.memory_attention.layers]
+
+    @property
     def _tokens(self) -> int:
         return (self.image_size // int(self.model.backbone_stride)) ** 2
 
@@ -196,8 +211,8 @@ class Sam2Network:
         bank: dict[int, Any] = {}
         for k in range(len(memories[0])):
             # (L, C, h, w) and (L, D)
-            features = torch.stack([row[k].features for row in memories]).to(self.device)
-            pointer = torch.stack([row[k].pointer for row in memories]).to(self.device)
+            features = torch.stack([row[k].features.float() for row in memories]).to(self.device)
+            pointer = torch.stack([row[k].pointer.float() for row in memories]).to(self.device)
             bank[k if pointers == "rank" else _Frame(0)] = {
                 "maskmem_features": features,
                 "maskmem_pos_enc": [self.model.memory_encoder.position_encoding(features)],

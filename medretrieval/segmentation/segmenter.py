@@ -236,7 +236,7 @@ class Segmenter:
 
     def _shown(self, picture: NDArray[np.uint8], masks: dict[str, NDArray[np.bool_]]) -> _Shown:
         hasher = hashlib.sha256(
-            f"1 {self.network.digest} {self.name} {self.network.image_size} "
+            f"2 {self.network.digest} {self.name} {self.network.image_size} "
             f"{picture.shape}".encode()
         )
         hasher.update(picture.tobytes())
@@ -272,8 +272,7 @@ class Segmenter:
             for (_, masks), encoding in zip(batch, encodings, strict=True):
                 made = self.network.remember(encoding, list(masks.values()))
                 for key, memory in zip(masks, made, strict=True):
-                    memories[key] = memory
-                    self.cache.put(key, memory)
+                    memories[key] = self.cache.put(key, memory)
             progress(min(start + step, len(todo)), len(todo), "encoding supports")
         return memories
 
@@ -304,7 +303,9 @@ class Segmenter:
             views = []
             for mirrored, (encoding, view) in enumerate(zip(encodings, job.views, strict=True)):
                 wanted = [[memories[view[k].keys[name]] for k in supports] for name in names]
-                low = self.network.segment(encoding, wanted, pointers=options.pointers)
+                low = self.network.segment(
+                    encoding, wanted, pointers=options.pointers, memory=options.memory
+                )
                 # As SAM2VideoPredictor: from the decoder's resolution to the picture's directly.
                 full = F.interpolate(low[:, None], size=size, mode="bilinear", align_corners=False)
                 views.append(full[:, 0].flip(-1) if mirrored else full[:, 0])
