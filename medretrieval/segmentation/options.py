@@ -11,6 +11,7 @@ from medretrieval.segmentation.crop import Box
 
 CropPolicy = Literal["none", "supports"]
 Pointers = Literal["equal", "rank"]
+Precision = Literal["float32", "bfloat16"]
 MemoryTokens = Literal["all", "pooled", "foreground"]
 
 

@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +29,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medretrieval.segmentation.cache import Memory
-from medretrieval.segmentation.options import MemoryTokens, Pointers
+from medretrieval.segmentation.options import MemoryTokens, Pointers, Precision
 from medretrieval.segmentation.tokens import choose, grouped
 
 # How much goes through the network at once: pixels of pictures, tokens of memories.
@@ -76,21 +77,28 @@ def weights_digest(state: dict[str, Tensor]) -> str:
 
 
 class Sam2Network:
-    """A SAM 2 network in float32. Its methods may be called from several threads.
+    """A SAM 2 network. Its methods may be called from several threads.
 
     Args:
-        model: a `sam2.modeling.sam2_base.SAM2Base` with its weights, in evaluation mode.
+        model: a `sam2.modeling.sam2_base.SAM2Base` with its float32 weights, in evaluation mode.
         normalise: (n, 3, S, S) in 0..1 -> what the image encoder takes.
         digest: sha256 of the weights.
+        precision: of the matrix products and convolutions; what goes in and out is float32.
     """
 
     def __init__(
-        self, model: Any, *, normalise: Callable[[Tensor], Tensor] = imagenet, digest: str
+        self,
+        model: Any,
+        *,
+        normalise: Callable[[Tensor], Tensor] = imagenet,
+        digest: str,
+        precision: Precision = "float32",
     ) -> None:
         # More supports than SAM 2's own limit must not be dropped silently.
         model.max_cond_frames_in_attn = -1
         self.model = model.eval()
         self.digest = digest
+        self.precision = precision
         self.image_size = int(model.image_size)
         self._normalise = normalise
         # One forward at a time: torch spreads it over all cores, and sam2 changes attributes of
@@ -107,6 +115,21 @@ class Sam2Network:
         """How many pictures are best encoded in one batch."""
         return max(1, self._limit(_PIXELS) // self.image_size**2)
 
+    def own_key(self, key: str) -> str:
+        """The key of a memory that this network makes, from the one that it has in float32.
+
+        A memory made in float32 serves in every precision; one made in less serves only there.
+        """
+        if self.precision == "float32":
+            return key
+        return hashlib.sha256(f"{self.precision} {key}".encode()).hexdigest()
+
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
+        low = self.precision == "bfloat16"
+        with self._lock, torch.autocast(self.device.type, torch.bfloat16, enabled=low):
+            yield
+
     def _limit(self, table: dict[str, int]) -> int:
         return table.get(self.device.type, table["cpu"])
 
@@ -117,15 +140,15 @@ class Sam2Network:
         for start in range(0, len(pictures), self.pictures_at_once):
             batch = pictures[start : start + self.pictures_at_once]
             tensor = torch.cat([self._square(picture) for picture in batch])
-            with self._lock:
+            with self._computing():
                 out = self.model.forward_image(self._normalise(tensor.to(self.device)))
             levels = self.model.num_feature_levels
             maps = out["backbone_fpn"][-levels:]
             positions = out["vision_pos_enc"][-levels:]
             encodings += [
                 Encoding(
-                    tuple(m[i : i + 1].clone() for m in maps),
-                    tuple(p[i : i + 1] for p in positions),
+                    tuple(m[i : i + 1].float().clone() for m in maps),
+                    tuple(p[i : i + 1].float() for p in positions),
                 )
                 for i in range(len(batch))
             ]
@@ -144,7 +167,7 @@ class Sam2Network:
         memories: list[Memory] = []
         for start in range(0, len(masks), at_once):
             batch = self._square_masks(masks[start : start + at_once]).to(self.device)
-            with self._lock:
+            with self._computing():
                 out = self._track_step(
                     encoding, len(batch), mask_inputs=batch, run_mem_encoder=True
                 )
@@ -187,7 +210,7 @@ class Sam2Network:
             batch = memories[start : start + at_once]
             foreground = torch.stack([torch.stack([m.foreground for m in row]) for row in batch])
             groups = choose(foreground.to(self.device), memory)
-            with self._lock, grouped(self._cross_attentions, groups):
+            with self._computing(), grouped(self._cross_attentions, groups):
                 bank = self._bank(batch, pointers)
                 # Equal distance: one frame back, on the scale that SAM 2 has in a long video. By
                 # rank: what a video of the supports and then the query would give.

@@ -258,7 +258,7 @@ class Segmenter:
             for name, key in shown.keys.items():
                 if key in memories:
                     continue
-                found = self.cache.get(key)
+                found = self.cache.get(key) or self.cache.get(self.network.own_key(key))
                 if found is not None:
                     memories[key] = found
                     continue
@@ -272,7 +272,7 @@ class Segmenter:
             for (_, masks), encoding in zip(batch, encodings, strict=True):
                 made = self.network.remember(encoding, list(masks.values()))
                 for key, memory in zip(masks, made, strict=True):
-                    memories[key] = self.cache.put(key, memory)
+                    memories[key] = self.cache.put(self.network.own_key(key), memory)
             progress(min(start + step, len(todo)), len(todo), "encoding supports")
         return memories
 
