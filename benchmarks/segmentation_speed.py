@@ -33,7 +33,8 @@ from medretrieval.segmentation import REGISTRY, MemoryCache, Segmenter
 from medretrieval.segmentation.loading import build
 from medretrieval.segmentation.micro import load_micro, standardise
 from medretrieval.segmentation.options import OptionChanges, Precision, SegmentationOptions
-from medretrieval.segmentation.sam2_backend import Sam2Network, imagenet
+from medretrieval.segmentation.sam2_backend import Sam2Network
+from medretrieval.segmentation.squares import imagenet, square
 from medretrieval.types import Support
 
 PREDICTOR = "SAM2VideoPredictor"
@@ -193,8 +194,8 @@ def predicting(
     masks: list[NDArray[np.uint8]],
 ) -> Callable[[], Callable[[], object]]:
     """The same for the predictor. Its frames are the tensors that our network makes."""
-    network = segmenter.network
-    frames = torch.cat([network._normalise(network._square(p)) for p in pictures])
+    normalise = standardise if segmenter.spec.bundled else imagenet
+    frames = torch.cat([normalise(square(p, predictor.image_size)) for p in pictures])
 
     def prepared() -> Callable[[], object]:
         with tempfile.TemporaryDirectory() as folder:

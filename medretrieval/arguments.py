@@ -20,6 +20,7 @@ from medretrieval.query_arguments import (
 )
 from medretrieval.retrieval.modes import DEFAULT_MODE
 from medretrieval.retrieval.rerank import LOCALIZED_SLICES
+from medretrieval.segment_arguments import add_agreement, add_network, add_prompts
 from medretrieval.segmentation.registry import DEFAULT_SEGMENTER
 
 # Named here too, because the table itself (`medretrieval.index.KINDS`, and auto) loads faiss.
@@ -236,6 +237,9 @@ def _segment(segment: argparse.ArgumentParser) -> None:
         help="names of the values of --truth (default: as in the index)",
     )
     segment.add_argument("--force", action="store_true", help="replace an existing --out file")
+    add_agreement(segment)
+    add_network(segment)
+    add_prompts(segment)
     add_query(segment)
     add_filters(segment)
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from medretrieval.arguments import parser
 from medretrieval.console import ProgressBar, plain, table
-from medretrieval.errors import MedRetrievalError
+from medretrieval.errors import MedRetrievalError, UsageError
 from medretrieval.option_values import index_parameters, label_names, where
 from medretrieval.query_arguments import (
     AS_STORED,
@@ -28,6 +28,7 @@ from medretrieval.query_arguments import (
     filters,
     query_and_selection,
 )
+from medretrieval.segment_arguments import network_options, prompts
 
 if TYPE_CHECKING:
     from medretrieval.types import SearchResult
@@ -221,7 +222,7 @@ def _hits(result: SearchResult) -> str:
 def _segment(options: argparse.Namespace) -> None:
     from medretrieval.folders import cache_dir
     from medretrieval.imaging import check_target, read_labels, read_volume, write_labels
-    from medretrieval.pipeline import segment
+    from medretrieval.pipeline import agreement, segment
     from medretrieval.retrieval.engine import open_index
     from medretrieval.segmentation import MemoryCache, load_segmenter
 
@@ -237,36 +238,52 @@ def _segment(options: argparse.Namespace) -> None:
         names = label_names(options.truth_names, "--truth-names")
         truth = read_labels(options.truth, reference=query.grid)
         truth = replace(truth, names=names or index.store.vocabulary)
-    result = segment(
-        index,
-        query,
-        segmenter=load_segmenter(
+    pointed = prompts(options)
+    if options.agreement and options.slice is None:
+        raise UsageError("--agreement is of one slice of the query; say which by --slice")
+    how: dict[str, Any] = {
+        "segmenter": load_segmenter(
             options.segmenter,
             checkpoint=options.checkpoint,
             cache=MemoryCache(folder=cache_dir() / "memories"),
         ),
-        support_k=options.support_k,
-        labels=options.labels,
+        "support_k": options.support_k,
+        "labels": options.labels,
+        "filters": filters(options),
+        "options": network_options(options),
+        "progress": ProgressBar(quiet=options.quiet),
+    }
+    result = segment(
+        index,
+        query,
         indices=None if options.slice is None else [options.slice],
-        filters=filters(options),
         orientation=options.orientation,
-        progress=ProgressBar(quiet=options.quiet),
+        prompts=pointed,
+        **how,
     )
     write_labels(result.labels, out, overwrite=options.force)
     data = {"query": query.name, "mask": str(out), **result.to_json()}
     columns = ["value", "name", "voxels", "ml"]
+    if options.agreement:
+        found = agreement(index, query, options.slice, orientation=result.orientation, **how)
+        data["agreement"] = found.to_json()
+        columns.append("agreement")
     if truth is not None:
         data["dice"] = result.dice(truth)
         columns.append("dice")
     rows = [
-        {**row, "dice": data.get("dice", {}).get(row["name"])}
+        {
+            **row,
+            "dice": data.get("dice", {}).get(row["name"]),
+            "agreement": data.get("agreement", {}).get(row["name"]),
+        }
         for row in data["labels"]
         if row["voxels"] or row["name"] in data.get("dice", {})
     ]
-    found = table(rows, columns) if rows else "nothing was found"
+    listed = table(rows, columns) if rows else "nothing was found"
     if result.orientation != AS_STORED:
-        found += f"\nsegmented with its slices {result.orientation}; the mask lies as the query"
-    _print(options, data, lambda: f"{out}\n{found}")
+        listed += f"\nsegmented with its slices {result.orientation}; the mask lies as the query"
+    _print(options, data, lambda: f"{out}\n{listed}")
 
 
 def _explain(options: argparse.Namespace) -> None:

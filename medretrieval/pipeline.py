@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     from medretrieval.embedders.compute import Precision, Runtime
     from medretrieval.retrieval.engine import Index
     from medretrieval.retrieval.filters import Filters
+    from medretrieval.segmentation.options import OptionChanges
+    from medretrieval.segmentation.prompts import Prompts
+    from medretrieval.segmentation.uncertainty import Agreement
     from medretrieval.segmentation.volume import BatchSegmenter
 
 DEFAULT_SUPPORT_K = 8
@@ -294,6 +297,8 @@ def segment(
     indices: Sequence[int] | None = None,
     filters: Filters | None = None,
     orientation: str = "as stored",
+    prompts: Mapping[int, Mapping[str, Prompts]] | None = None,
+    options: OptionChanges | None = None,
     progress: Progress = no_progress,
 ) -> Segmentation:
     """Segment `query` from annotated slices, without training (RAFS, section III).
@@ -309,6 +314,9 @@ def segment(
         orientation: how the slices are turned before supports are retrieved and they are segmented:
             a name of `imaging.ORIENTATIONS`, or "any" for the one in which they are most similar to
             the annotated slices that may be retrieved, or to the given supports.
+        prompts: points and boxes for single slices, by voxel index along the sliced axis and then
+            by label, in pixels of the slice as displayed.
+        options: how the network is used, where it differs from the segmenter's own defaults.
 
     Returns:
         A label map with exactly the grid of `query`.
@@ -318,51 +326,26 @@ def segment(
             not exist; or `supports` are left out with an index of whole volumes, which cannot find
             any.
     """
-    from medretrieval.retrieval.filters import Filters
-    from medretrieval.retrieval.orienting import annotated, given, oriented
-    from medretrieval.retrieval.whole import refuse_supports
     from medretrieval.segmentation import load_segmenter, segment_volume
 
-    if supports is None:
-        refuse_supports(index.manifest.embedder)
     start = time.perf_counter()
     model = load_segmenter(segmenter) if isinstance(segmenter, str) else segmenter
     policy = index.manifest.slices
-    chosen: dict[int, Sequence[Support]] = {}
-    # Neighbouring slices share most of their supports: each is read once.
-    stored = cache(index.store.support)
-    if supports is None:
-        if support_k < 1:
-            raise UsageError(f"support_k is {support_k}; at least 1 support is needed")
-        _check_labels(labels, index)
-        filters = filters or Filters()
-        lookup = annotated(index, labels=labels, filters=filters)
-        orientation = oriented(index, query, orientation, lookup, indices, progress)
-        embedded = index.query_embeddings(
-            query, indices=indices, orientation=orientation, progress=progress
-        )
-        retrieved = index.supports_each(
-            embedded.embeddings, support_k, labels=labels, filters=filters
-        )
-        for number, (rows, scores) in zip(embedded.slice_index.tolist(), retrieved, strict=True):
-            chosen[number] = [
-                replace(stored(row), score=score)
-                for row, score in zip(rows.tolist(), scores.tolist(), strict=True)
-            ]
-        if not any(chosen.values()):
-            raise UsageError(
-                "the index has no annotated slices to segment from; choose another index, or "
-                "give supports"
-            )
-    elif not supports:
-        raise UsageError("the support set is empty; add at least one annotated slice")
-    else:
-        lookup = given(index, supports)
-        orientation = oriented(index, query, orientation, lookup, indices, progress)
+    chosen, orientation = _support_sets(
+        index,
+        query,
+        supports,
+        support_k=support_k,
+        labels=labels,
+        indices=indices,
+        filters=filters,
+        orientation=orientation,
+        progress=progress,
+    )
     used: list[SupportUse] = []
 
     def choose(piece: Slice) -> Sequence[Support]:
-        picked = chosen[piece.index] if supports is None else supports
+        picked = chosen[piece.index]
         used.extend(SupportUse(query_slice=piece.index, key=s.key, score=s.score) for s in picked)
         return picked
 
@@ -375,6 +358,7 @@ def segment(
         indices=indices,
         orientation=orientation,
         progress=progress,
+        **(options or {}),
     )
     return Segmentation(
         labels=result,
@@ -384,3 +368,113 @@ def segment(
         slices=len({u.query_slice for u in used}),
         orientation=orientation,
     )
+
+
+def agreement(
+    index: Index,
+    query: Volume,
+    slice_index: int,
+    *,
+    segmenter: str | BatchSegmenter = DEFAULT_SEGMENTER,
+    support_k: int = DEFAULT_SUPPORT_K,
+    supports: Sequence[Support] | None = None,
+    labels: Sequence[str] | None = None,
+    filters: Filters | None = None,
+    orientation: str = "as stored",
+    options: OptionChanges | None = None,
+    progress: Progress = no_progress,
+) -> Agreement:
+    """How far the mask of one slice depends on single supports, see `leave_one_out`.
+
+    Args:
+        slice_index: of the query, voxel index along the sliced axis.
+        index, query, segmenter, support_k, supports, labels, filters, orientation, options: as for
+            `segment`; the supports are those that it would use for this slice.
+
+    Returns:
+        Masks and maps at the size of the slice, which lie as it is displayed.
+
+    Raises:
+        UsageError: as for `segment`; or there are fewer than two supports.
+    """
+    from medretrieval.imaging import make_slices
+    from medretrieval.imaging.orientation import turn, turn_back
+    from medretrieval.segmentation import load_segmenter
+    from medretrieval.segmentation.uncertainty import leave_one_out
+
+    model = load_segmenter(segmenter) if isinstance(segmenter, str) else segmenter
+    chosen, orientation = _support_sets(
+        index,
+        query,
+        supports,
+        support_k=support_k,
+        labels=labels,
+        indices=[slice_index],
+        filters=filters,
+        orientation=orientation,
+        progress=progress,
+    )
+    piece = next(iter(make_slices(query, index.manifest.slices, indices=[slice_index])))
+    found = leave_one_out(
+        model,
+        np.ascontiguousarray(turn(piece.image, orientation)),
+        chosen[slice_index],
+        labels=labels,
+        progress=progress,
+        **(options or {}),
+    )
+    return found.each(lambda picture: turn_back(picture, orientation))
+
+
+def _support_sets(
+    index: Index,
+    query: Volume,
+    supports: Sequence[Support] | None,
+    *,
+    support_k: int,
+    labels: Sequence[str] | None,
+    indices: Sequence[int] | None,
+    filters: Filters | None,
+    orientation: str,
+    progress: Progress,
+) -> tuple[Mapping[int, Sequence[Support]], str]:
+    """The supports of every slice, retrieved or given, and how slices are turned for them."""
+    from medretrieval.imaging import slice_axis
+    from medretrieval.retrieval.filters import Filters
+    from medretrieval.retrieval.orienting import annotated, given, oriented
+    from medretrieval.retrieval.whole import refuse_supports
+
+    if supports is not None:
+        if not supports:
+            raise UsageError("the support set is empty; add at least one annotated slice")
+        lookup = given(index, supports)
+        orientation = oriented(index, query, orientation, lookup, indices, progress)
+        if indices is None:
+            indices = range(query.grid.shape[slice_axis(query.grid, index.manifest.slices.axis)])
+        return dict.fromkeys(indices, supports), orientation
+    refuse_supports(index.manifest.embedder)
+    if support_k < 1:
+        raise UsageError(f"support_k is {support_k}; at least 1 support is needed")
+    _check_labels(labels, index)
+    filters = filters or Filters()
+    lookup = annotated(index, labels=labels, filters=filters)
+    orientation = oriented(index, query, orientation, lookup, indices, progress)
+    embedded = index.query_embeddings(
+        query, indices=indices, orientation=orientation, progress=progress
+    )
+    retrieved = index.supports_each(embedded.embeddings, support_k, labels=labels, filters=filters)
+    # Neighbouring slices share most of their supports: each is read once.
+    stored = cache(index.store.support)
+    chosen = {
+        number: [
+            replace(stored(row), score=score)
+            for row, score in zip(rows.tolist(), scores.tolist(), strict=True)
+        ]
+        for number, (rows, scores) in zip(embedded.slice_index.tolist(), retrieved, strict=True)
+    }
+    if not any(chosen.values()):
+        raise UsageError(
+            "the index has no annotated slices to segment from; choose another index, or give "
+            "supports"
+        )
+    return chosen, orientation

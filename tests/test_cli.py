@@ -143,6 +143,17 @@ def test_segment_one_slice_leaves_the_others(
     assert np.flatnonzero(voxels.any(axis=(0, 1))).tolist() == [3]
 
 
+def test_segment_says_how_far_single_supports_decide(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [world / "index", query(world), "--out", tmp_path / "mask.nii", "--agreement"]
+    made = run(capsys, "segment", *arguments, "--slice", 3, "--support-k", 4)
+    assert set(made["agreement"]) == {"label_1"}
+    assert 0.5 < made["agreement"]["label_1"] <= 1
+    assert main(["segment", *map(str, arguments), "--force", "--quiet"]) == 2
+    assert "--slice" in capsys.readouterr().err
+
+
 def test_segment_does_not_overwrite(
     world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

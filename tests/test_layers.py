@@ -24,7 +24,7 @@ LAYERS = (
     {"demo"},
     {"evaluation"},
     {"console", "option_values"},
-    {"query_arguments"},
+    {"query_arguments", "segment_arguments"},
     {"arguments"},
     {"ui", "cli", "__main__"},
 )

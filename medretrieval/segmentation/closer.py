@@ -8,7 +8,7 @@ to the same relative size. The structures then lie over each other and fill the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
 from typing import Any, Protocol
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from medretrieval.segmentation.crop import STEPS, Box, crop
 from medretrieval.segmentation.labels import SliceSegmentation, merge, name_mask
+from medretrieval.segmentation.prompts import Prompts, moved, widened
 from medretrieval.types import Progress, Support, no_progress
 
 MARGIN = 1.0  # the part shown is larger than the largest of the supports' structures by this
@@ -38,6 +39,7 @@ class Pass(Protocol):
         supports: Sequence[Sequence[Support]],
         *,
         labels: Sequence[str] | None,
+        prompts: Sequence[Mapping[str, Prompts] | None] | None,
     ) -> list[SliceSegmentation]: ...
 
 
@@ -49,6 +51,7 @@ class _Look:
     row: int
     box: Box
     supports: tuple[Support, ...]
+    prompts: Mapping[str, Prompts] | None
 
 
 def look_closer(
@@ -57,6 +60,7 @@ def look_closer(
     supports: Sequence[Sequence[Support]],
     first: Sequence[SliceSegmentation],
     *,
+    prompts: Sequence[Mapping[str, Prompts] | None] | None = None,
     progress: Progress = no_progress,
 ) -> list[SliceSegmentation]:
     """Segment what a first pass found again, each label from a crop of its own.
@@ -66,6 +70,7 @@ def look_closer(
         images: (H, W) or (H, W, 3) uint8 each.
         supports: a support set for every picture, as in the first pass.
         first: what the first pass made of the pictures.
+        prompts: for every picture its prompts, or None; the second pass gets those of its label.
         progress: told after every label.
 
     Returns:
@@ -74,16 +79,26 @@ def look_closer(
         did not find, or whose surroundings are the whole picture, stays as it was.
     """
     logits = [np.array(result.logits) for result in first]
+    asked = [None] * len(images) if prompts is None else prompts
     names = sorted({name for result in first for name in result.names.values()})
     for done, name in enumerate(names):
         looks = [
             look
             for picture, result in enumerate(first)
-            if (look := _look(picture, name, images[picture], supports[picture], result))
+            if (
+                look := _look(
+                    picture, name, images[picture], supports[picture], result, asked[picture]
+                )
+            )
         ]
         if looks:
             parts = [crop(images[look.picture], look.box) for look in looks]
-            found = again(parts, [look.supports for look in looks], labels=[name])
+            found = again(
+                parts,
+                [look.supports for look in looks],
+                labels=[name],
+                prompts=[look.prompts for look in looks],
+            )
             for look, part in zip(looks, found, strict=True):
                 row = logits[look.picture][look.row]
                 rows, columns = look.box.pixels((row.shape[0], row.shape[1]))
@@ -106,6 +121,7 @@ def _look(
     image: NDArray[np.uint8],
     supports: Sequence[Support],
     result: SliceSegmentation,
+    prompts: Mapping[str, Prompts] | None,
 ) -> _Look | None:
     labels = list(result.names.values())
     if name not in labels:
@@ -123,6 +139,9 @@ def _look(
         return None
     likely = 1 / (1 + np.exp(-result.logits[row].clip(-_CERTAIN, _CERTAIN)))
     box = _box(_center(np.where(likely > _FOUND, likely, 0)), size)
+    own = {name: prompts[name]} if prompts and name in prompts else {}
+    # What a person points at is shown, even where that makes the structure smaller.
+    box = widened(box, own.values(), (height, width))
     centers = [_center(mask) if mask.any() else None for mask in masks]
     # A support without the label shows the place where the others have it.
     usual = np.mean([center for center in centers if center is not None], axis=0)
@@ -132,7 +151,8 @@ def _look(
         cropped.append(
             replace(support, image=crop(support.image, part), mask=crop(support.mask, part))
         )
-    return _Look(picture, row, box, tuple(cropped))
+    within = moved(own, *box.pixels((height, width)))
+    return _Look(picture, row, box, tuple(cropped), within)
 
 
 def _steps(size: float) -> float:

@@ -45,6 +45,16 @@ class Box:
         """Rows and columns of the box in a picture of `shape` (H, W): at least one each."""
         return _span(self.top, self.bottom, shape[0]), _span(self.left, self.right, shape[1])
 
+    def part(self, inner: Box) -> Box:
+        """The box that is `inner` in this one: `crop(crop(p, self), inner)` is its part of p."""
+        high, wide = self.bottom - self.top, self.right - self.left
+        return Box(
+            self.top + inner.top * high,
+            self.left + inner.left * wide,
+            min(self.top + inner.bottom * high, 1.0),
+            min(self.left + inner.right * wide, 1.0),
+        )
+
 
 def _span(low: float, high: float, size: int) -> slice:
     # The tolerance keeps 3/16 of 16 pixels at 3 where floating point makes it 3.0000000000000004.

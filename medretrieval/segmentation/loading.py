@@ -26,8 +26,9 @@ from medretrieval.segmentation.registry import (
     bundled_file,
     get_spec,
 )
-from medretrieval.segmentation.sam2_backend import Sam2Network, imagenet, weights_digest
+from medretrieval.segmentation.sam2_backend import Sam2Network, weights_digest
 from medretrieval.segmentation.segmenter import Segmenter
+from medretrieval.segmentation.squares import imagenet
 
 logger = logging.getLogger(__name__)
 

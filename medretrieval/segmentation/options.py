@@ -9,7 +9,7 @@ from typing import Any, Literal, TypedDict, get_args
 from medretrieval.errors import UsageError
 from medretrieval.segmentation.crop import Box
 
-CropPolicy = Literal["none", "supports"]
+CropPolicy = Literal["none", "body", "supports", "body+supports"]
 Pointers = Literal["equal", "rank"]
 Precision = Literal["float32", "bfloat16"]
 MemoryTokens = Literal["all", "pooled", "foreground"]
@@ -32,9 +32,10 @@ class SegmentationOptions:
     """How supports and query are shown to the network, and how supports are told apart.
 
     Attributes:
-        crop: "none" (whole pictures), "supports" (supports and query alike are cropped to the
-            part of the picture, in relative coordinates, where the supports show the structures)
-            or a `Box`. Outside the crop everything is background.
+        crop: what of supports and query alike the network sees; outside everything is background.
+            "none": whole pictures. "body": of each picture the part that shows the body.
+            "supports": the part of the picture, in relative coordinates, where the supports show
+            the structures. "body+supports": the same part of each picture's body. Or a `Box`.
         crop_margin: what "supports" adds on every side, as a fraction of the box's own side.
         flips: also segment the mirrored query from mirrored supports and average the logits.
         closer: segment every label that was found once more, in a crop around itself, which may

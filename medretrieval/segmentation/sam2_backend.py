@@ -20,7 +20,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -30,11 +30,17 @@ from torch import Tensor
 
 from medretrieval.segmentation.cache import Memory
 from medretrieval.segmentation.options import MemoryTokens, Pointers, Precision
+from medretrieval.segmentation.squares import imagenet, square, square_masks
 from medretrieval.segmentation.tokens import choose, grouped
 
 # How much goes through the network at once: pixels of pictures, tokens of memories.
 _PIXELS = {"cpu": 2**20, "cuda": 2**23}
 _TOKENS = {"cpu": 2**18, "cuda": 2**21}
+# As SAM2VideoPredictor clamps logits that it gives back to the decoder as a prompt.
+_CLAMPED = 32.0
+
+# (P, 2) float32 x, y in pixels of the network's input, and (P,) int32 codes of SAM's prompt encoder
+Points: TypeAlias = tuple[NDArray[np.float32], NDArray[np.int32]]
 
 
 class _Frame(int):
@@ -59,13 +65,6 @@ class Encoding:
     positions: tuple[Tensor, ...]
 
 
-def imagenet(pictures: Tensor) -> Tensor:
-    """(n, 3, S, S) in 0..1 -> the same with the mean and deviation of SAM 2's training."""
-    mean = pictures.new_tensor((0.485, 0.456, 0.406))[:, None, None]
-    deviation = pictures.new_tensor((0.229, 0.224, 0.225))[:, None, None]
-    return (pictures - mean) / deviation
-
-
 def weights_digest(state: dict[str, Tensor]) -> str:
     """sha256 of names, types, shapes and numbers of a state dict, whatever file it came in."""
     hasher = hashlib.sha256()
@@ -74,6 +73,35 @@ def weights_digest(state: dict[str, Tensor]) -> str:
         hasher.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         hasher.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
     return hasher.hexdigest()
+
+
+@contextmanager
+def _conditioned(model: Any) -> Iterator[dict[str, Any]]:
+    """Keep what `track_step` gives to the mask decoder, so that prompts need not compute it again.
+
+    The features after memory attention are the dear part, and `track_step` does not return them.
+    """
+    seen: dict[str, Any] = {}
+    heads = model._forward_sam_heads
+
+    def keep(**inputs: Any) -> Any:
+        seen.update(inputs)
+        return heads(**inputs)
+
+    model._forward_sam_heads = keep
+    try:
+        yield seen
+    finally:
+        del model._forward_sam_heads
+
+
+def _row(value: Any, row: int) -> Any:
+    """The part of a decoder's input that belongs to one label of a batch."""
+    if isinstance(value, Tensor):
+        return value[row : row + 1]
+    if isinstance(value, list):
+        return [_row(item, row) for item in value]
+    return value
 
 
 class Sam2Network:
@@ -139,7 +167,7 @@ class Sam2Network:
         encodings = []
         for start in range(0, len(pictures), self.pictures_at_once):
             batch = pictures[start : start + self.pictures_at_once]
-            tensor = torch.cat([self._square(picture) for picture in batch])
+            tensor = torch.cat([square(picture, self.image_size) for picture in batch])
             with self._computing():
                 out = self.model.forward_image(self._normalise(tensor.to(self.device)))
             levels = self.model.num_feature_levels
@@ -166,7 +194,7 @@ class Sam2Network:
         at_once = max(1, self._limit(_TOKENS) // (8 * self._tokens))
         memories: list[Memory] = []
         for start in range(0, len(masks), at_once):
-            batch = self._square_masks(masks[start : start + at_once]).to(self.device)
+            batch = square_masks(masks[start : start + at_once], self.image_size).to(self.device)
             with self._computing():
                 out = self._track_step(
                     encoding, len(batch), mask_inputs=batch, run_mem_encoder=True
@@ -191,36 +219,98 @@ class Sam2Network:
         memories: Sequence[Sequence[Memory]],
         *,
         pointers: Pointers = "equal",
+        points: Sequence[Points | None] | None = None,
         memory: MemoryTokens = "all",
     ) -> Tensor:
-        """Segment a picture from memories.
+        """Segment a picture from memories, from points, or from both.
+
+        A label with memories and points is segmented from the memories first. The points then
+        correct the result as clicks correct a tracked frame in `SAM2VideoPredictor`: the mask
+        decoder runs again with the points and the first logits as its prompts.
 
         Args:
             encoding: of the query picture.
-            memories: for each of L labels its K >= 1 memories (as many for every label).
+            memories: for each of L labels its K memories (as many for every label). Without any,
+                every label needs points, and the picture is what SAM 2 calls an initial frame.
             pointers, memory: see `SegmentationOptions`.
+            points: for each label its points, or None.
 
         Returns:
             (L, S/4, S/4) float32 logits on the CPU; S is the network's input size.
         """
         supports = len(memories[0])
-        at_once = max(1, self._limit(_TOKENS) // (self._tokens * supports))
+        at_once = max(1, self._limit(_TOKENS) // (self._tokens * max(supports, 1)))
         logits = []
         for start in range(0, len(memories), at_once):
             batch = memories[start : start + at_once]
-            foreground = torch.stack([torch.stack([m.foreground for m in row]) for row in batch])
-            groups = choose(foreground.to(self.device), memory)
-            with self._computing(), grouped(self._cross_attentions, groups):
-                bank = self._bank(batch, pointers)
-                # Equal distance: one frame back, on the scale that SAM 2 has in a long video. By
-                # rank: what a video of the supports and then the query would give.
-                query = 1 if pointers == "equal" else supports
-                frames = self.model.max_obj_ptrs_in_encoder if pointers == "equal" else query + 1
-                out = self._track_step(
-                    encoding, len(batch), bank=bank, frame_idx=query, num_frames=max(frames, 2)
-                )
-            logits.append(out["pred_masks"][:, 0].float().cpu())
+            asked = None if points is None else points[start : start + at_once]
+            with self._computing():
+                if supports:
+                    low = self._from_memories(encoding, batch, pointers, memory, asked)
+                else:
+                    low = self._from_points(encoding, asked or ())
+            logits.append(low.float().cpu())
         return torch.cat(logits)
+
+    def _from_memories(
+        self,
+        encoding: Encoding,
+        memories: Sequence[Sequence[Memory]],
+        pointers: Pointers,
+        memory: MemoryTokens,
+        points: Sequence[Points | None] | None,
+    ) -> Tensor:
+        foreground = torch.stack([torch.stack([m.foreground for m in row]) for row in memories])
+        groups = choose(foreground.to(self.device), memory)
+        supports = len(memories[0])
+        # Equal distance: one frame back, on the scale that SAM 2 has in a long video. By rank: what
+        # a video of the supports and then the query would give.
+        query = 1 if pointers == "equal" else supports
+        frames = self.model.max_obj_ptrs_in_encoder if pointers == "equal" else query + 1
+        with _conditioned(self.model) as seen, grouped(self._cross_attentions, groups):
+            out = self._track_step(
+                encoding,
+                len(memories),
+                bank=self._bank(memories, pointers),
+                frame_idx=query,
+                num_frames=max(frames, 2),
+            )
+        low: Tensor = out["pred_masks"][:, 0]
+        for row, clicks in enumerate(points or ()):
+            if clicks is not None:
+                heads = {name: _row(value, row) for name, value in seen.items()}
+                low[row] = self._corrected(heads, low[row], clicks)
+        return low
+
+    def _corrected(self, heads: dict[str, Any], logits: Tensor, points: Points) -> Tensor:
+        """(S/4, S/4) logits of a label after points on top of its first logits."""
+        inputs = self._point_inputs(points)
+        out = self.model._forward_sam_heads(
+            **{
+                **heads,
+                "point_inputs": inputs,
+                "mask_inputs": logits[None, None].clamp(-_CLAMPED, _CLAMPED),
+                "multimask_output": self.model._use_multimask(False, inputs),
+            }
+        )
+        low: Tensor = out[3][0, 0]
+        return low
+
+    def _from_points(self, encoding: Encoding, points: Sequence[Points | None]) -> Tensor:
+        rows = []
+        for clicks in points:
+            if clicks is None:
+                raise ValueError("a label without memories and without points")
+            out = self._track_step(encoding, 1, point_inputs=self._point_inputs(clicks))
+            rows.append(out["pred_masks"][0, 0])
+        return torch.stack(rows)
+
+    def _point_inputs(self, points: Points) -> dict[str, Tensor]:
+        places, codes = points
+        return {
+            "point_coords": torch.from_numpy(places)[None].to(self.device),
+            "point_labels": torch.from_numpy(codes)[None].to(self.device),
+        }
 
     @property
     def _cross_attentions(self) -> list[Any]:
@@ -249,6 +339,7 @@ class Sam2Network:
         batch: int,
         *,
         mask_inputs: Tensor | None = None,
+        point_inputs: dict[str, Tensor] | None = None,
         bank: dict[int, Any] | None = None,
         frame_idx: int = 0,
         num_frames: int = 1,
@@ -266,40 +357,10 @@ class Sam2Network:
             current_vision_feats=features,
             current_vision_pos_embeds=positions,
             feat_sizes=sizes,
-            point_inputs=None,
+            point_inputs=point_inputs,
             mask_inputs=mask_inputs,
             output_dict={"cond_frame_outputs": bank or {}, "non_cond_frame_outputs": {}},
             num_frames=num_frames,
             run_mem_encoder=run_mem_encoder,
         )
         return out
-
-    def _square(self, picture: NDArray[np.uint8]) -> Tensor:
-        """(H, W[, 3]) uint8 -> (1, 3, S, S) float32 in 0..1; grey becomes three channels."""
-        tensor = torch.from_numpy(np.ascontiguousarray(picture)).float() / 255
-        tensor = tensor.expand(3, -1, -1) if tensor.ndim == 2 else tensor.permute(2, 0, 1)
-        return F.interpolate(
-            tensor[None],
-            size=(self.image_size, self.image_size),
-            mode="bilinear",
-            align_corners=False,
-            antialias=True,
-        )
-
-    def _square_masks(self, masks: Sequence[NDArray[np.bool_]]) -> Tensor:
-        """L times (H, W) bool -> (L, 1, S, S) float32 of 0 and 1, resized like `add_new_mask`."""
-        tensor = torch.from_numpy(np.stack(masks)).float()[:, None]
-        if tensor.shape[-2:] == (self.image_size, self.image_size):
-            return tensor
-        resized = F.interpolate(
-            tensor,
-            size=(self.image_size, self.image_size),
-            mode="bilinear",
-            align_corners=False,
-            antialias=True,
-        )
-        # A structure too small to fill half a pixel keeps its best pixels: a memory of a label must
-        # not turn into a memory of its absence.
-        peak = resized.amax((-2, -1), keepdim=True)
-        threshold = torch.where(peak >= 0.5, 0.5, (peak / 2).clamp(min=1e-6))
-        return (resized >= threshold).float()

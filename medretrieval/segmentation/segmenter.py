@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Unpack
@@ -14,9 +14,11 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from medretrieval.errors import UsageError
+from medretrieval.imaging.body import body_box
 from medretrieval.segmentation.cache import Memory, MemoryCache
 from medretrieval.segmentation.closer import look_closer
 from medretrieval.segmentation.crop import WHOLE, Box, box_around, crop, uncrop
+from medretrieval.segmentation.encodings import RecentEncodings
 from medretrieval.segmentation.labels import (
     ABSENT,
     SliceSegmentation,
@@ -28,6 +30,7 @@ from medretrieval.segmentation.labels import (
     vocabulary,
 )
 from medretrieval.segmentation.options import OptionChanges, SegmentationOptions
+from medretrieval.segmentation.prompts import Prompts, checked, moved, widened
 from medretrieval.segmentation.registry import SegmenterSpec
 from medretrieval.segmentation.sam2_backend import Encoding, Sam2Network
 from medretrieval.types import Progress, Support, no_progress
@@ -52,22 +55,28 @@ class _Shown:
 
 @dataclass(frozen=True, eq=False)
 class _Job:
-    """One query picture: what is looked for, where, and with which supports.
+    """One query picture: what is looked for, where, with which supports and prompts.
 
-    `views` holds the supports once as they are and, with flips, once mirrored.
+    `views` holds the supports once as they are and, with flips, once mirrored; `prompts` those
+    of each view, in pixels of the part of the picture in `box`.
     """
 
     image: NDArray[np.uint8]
     names: dict[int, str]
     box: Box
     views: tuple[tuple[_Shown, ...], ...]
+    prompts: tuple[Mapping[str, Prompts], ...]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.image.shape[0], self.image.shape[1]
 
     def groups(self) -> dict[tuple[int, ...], list[str]]:
         """Labels by the supports that they have: those of a group go through as one batch."""
         groups: dict[tuple[int, ...], list[str]] = {}
         for name in self.names.values():
             rows = tuple(k for k, shown in enumerate(self.views[0]) if name in shown.masks)
-            if rows:
+            if rows or name in self.prompts[0]:
                 groups.setdefault(rows, []).append(name)
         return groups
 
@@ -96,6 +105,7 @@ class Segmenter:
         self.spec = spec
         self.options = spec.options if options is None else options
         self.cache = MemoryCache() if cache is None else cache
+        self._encode = RecentEncodings(network.encode)
 
     @property
     def name(self) -> str:
@@ -107,6 +117,7 @@ class Segmenter:
         supports: Sequence[Support],
         *,
         labels: Sequence[str] | None = None,
+        prompts: Mapping[str, Prompts] | None = None,
         **changes: Unpack[OptionChanges],
     ) -> SliceSegmentation:
         """Segment one picture.
@@ -114,18 +125,24 @@ class Segmenter:
         Args:
             image: (H, W) or (H, W, 3) uint8 of any size.
             supports: annotated slices of any sizes, from any sources. Labels count as the same
-                if their names are the same, whatever their values.
-            labels: names of those wanted; default is all that the supports have.
+                if their names are the same, whatever their values. May be empty with prompts.
+            labels: names of those wanted; default is all that the supports and prompts have.
+            prompts: points and boxes for labels, by name. They correct what the supports alone
+                would give; a label that no support has is segmented from its prompts alone.
             **changes: single options other than `self.options`; see `SegmentationOptions`.
 
         Returns:
-            Label map and logits at the size of `image`. A label that no support shows is absent.
+            Label map and logits at the size of `image`. A label that no support shows is absent,
+            unless it has prompts.
 
         Raises:
-            UsageError: no supports, a label that no support has, an option out of range.
+            UsageError: neither supports nor prompts, a label that no support has, a prompt outside
+                the picture, an option out of range.
             InputError: a picture or mask that cannot be used.
         """
-        return self.segment_batch([image], [supports], labels=labels, **changes)[0]
+        return self.segment_batch([image], [supports], labels=labels, prompts=[prompts], **changes)[
+            0
+        ]
 
     def segment_batch(
         self,
@@ -133,6 +150,7 @@ class Segmenter:
         supports: Sequence[Sequence[Support]],
         *,
         labels: Sequence[str] | None = None,
+        prompts: Sequence[Mapping[str, Prompts] | None] | None = None,
         progress: Progress = no_progress,
         **changes: Unpack[OptionChanges],
     ) -> list[SliceSegmentation]:
@@ -143,25 +161,26 @@ class Segmenter:
         Args:
             images, labels, **changes: as for `segment`.
             supports: a support set for every picture.
+            prompts: for every picture its prompts, or None.
             progress: told after every picture.
 
         Raises:
-            UsageError: besides those of `segment`, not as many support sets as pictures.
+            UsageError: besides those of `segment`, not as many support sets or prompts as pictures.
             InputError: as for `segment`.
         """
         options = self.options.changed(changes)
-        if len(images) != len(supports):
+        asked = [None] * len(images) if prompts is None else list(prompts)
+        if not len(images) == len(supports) == len(asked):
             raise UsageError(
-                f"{len(images)} pictures and {len(supports)} support sets; expected as many"
+                f"{len(images)} pictures, {len(supports)} support sets and prompts for "
+                f"{len(asked)}; expected as many"
             )
         results: list[SliceSegmentation] = []
         step = self.network.pictures_at_once
         for start in range(0, len(images), step):
             jobs = [
-                self._job(image, chosen_supports, labels, options)
-                for image, chosen_supports in zip(
-                    images[start : start + step], supports[start : start + step], strict=True
-                )
+                self._job(images[i], supports[i], labels, options, asked[i])
+                for i in range(start, min(start + step, len(images)))
             ]
             memories = self._memories(jobs)
             encodings = self._encode_queries(jobs)
@@ -171,7 +190,7 @@ class Segmenter:
         if options.closer and not isinstance(options.crop, Box):
             second: OptionChanges = {**changes, "closer": False, "crop": "none"}
             again = partial(self.segment_batch, **second)
-            results = look_closer(again, images, supports, results)
+            results = look_closer(again, images, supports, results, prompts=asked)
         return results
 
     def prepare(
@@ -196,27 +215,27 @@ class Segmenter:
         supports: Sequence[Support],
         labels: Sequence[str] | None,
         options: SegmentationOptions,
+        prompts: Mapping[str, Prompts] | None = None,
     ) -> _Job:
         check_picture(image, "the picture to segment")
-        if not supports:
+        prompts = checked(prompts, image.shape, labels)
+        if not supports and not prompts:
             raise UsageError("the support set is empty; give at least one annotated slice")
         for support in supports:
             check_support(support)
-        names = chosen(vocabulary(support.names for support in supports), labels)
+        names = chosen(_vocabulary(supports, prompts), labels)
         masks = [{name: name_mask(s, name) for name in names.values()} for s in supports]
-        if options.crop == "none":
-            box = WHOLE
-        elif options.crop == "supports":
-            every = (mask for row in masks for mask in row.values())
-            box = box_around(every, margin=options.crop_margin)
-        else:
-            box = options.crop
+        box, support_boxes = _boxes(image, supports, masks, options)
+        box = widened(box, prompts.values(), image.shape[:2])
         parts = [
-            (crop(s.image, box), {name: crop(mask, box) for name, mask in row.items()})
-            for s, row in zip(supports, masks, strict=True)
+            (crop(s.image, part), {name: crop(mask, part) for name, mask in row.items()})
+            for s, row, part in zip(supports, masks, support_boxes, strict=True)
         ]
         shown_names = {name for _, row in parts for name, mask in row.items() if mask.any()}
-        views = []
+        rows, columns = box.pixels((image.shape[0], image.shape[1]))
+        own = moved(prompts, rows, columns) or {}
+        width = columns.stop - columns.start
+        views, asked = [], []
         for mirrored in (False, True) if options.flips else (False,):
             view = []
             for picture, row in parts:
@@ -228,11 +247,12 @@ class Segmenter:
                 if wanted:
                     view.append(self._shown(picture[:, ::-1] if mirrored else picture, wanted))
             views.append(view)
-        if options.pointers == "equal":
+            asked.append({n: p.mirrored(width) if mirrored else p for n, p in own.items()})
+        if options.pointers == "equal" and views[0]:
             # The sum over supports is the same in any order; this makes it so to the last bit.
             order = sorted(range(len(views[0])), key=lambda k: sorted(views[0][k].keys.items()))
             views = [[view[k] for k in order] for view in views]
-        return _Job(image, names, box, tuple(map(tuple, views)))
+        return _Job(image, names, box, tuple(map(tuple, views)), tuple(asked))
 
     def _shown(self, picture: NDArray[np.uint8], masks: dict[str, NDArray[np.bool_]]) -> _Shown:
         hasher = hashlib.sha256(
@@ -282,10 +302,10 @@ class Segmenter:
         counts = []
         for job in jobs:
             part = crop(job.image, job.box)
-            views = [part, part[:, ::-1]][: len(job.views)] if any(job.views[0]) else []
+            views = [part, part[:, ::-1]][: len(job.views)] if job.groups() else []
             pictures += views
             counts.append(len(views))
-        encodings = iter(self.network.encode(pictures))
+        encodings = iter(self._encode(pictures))
         return [[next(encodings) for _ in range(count)] for count in counts]
 
     def _segment(
@@ -295,7 +315,7 @@ class Segmenter:
         memories: dict[str, Memory],
         options: SegmentationOptions,
     ) -> SliceSegmentation:
-        rows, columns = job.box.pixels((job.image.shape[0], job.image.shape[1]))
+        rows, columns = job.box.pixels(job.shape)
         size = (rows.stop - rows.start, columns.stop - columns.start)
         position = {name: i for i, name in enumerate(job.names.values())}
         part: NDArray[Any] = np.full((len(position), *size), ABSENT, np.float32)
@@ -303,8 +323,15 @@ class Segmenter:
             views = []
             for mirrored, (encoding, view) in enumerate(zip(encodings, job.views, strict=True)):
                 wanted = [[memories[view[k].keys[name]] for k in supports] for name in names]
+                asked = [job.prompts[mirrored].get(name) for name in names]
+                side = self.network.image_size
+                points = [None if p is None else p.for_network(size, side) for p in asked]
                 low = self.network.segment(
-                    encoding, wanted, pointers=options.pointers, memory=options.memory
+                    encoding,
+                    wanted,
+                    pointers=options.pointers,
+                    points=points,
+                    memory=options.memory,
                 )
                 # As SAM2VideoPredictor: from the decoder's resolution to the picture's directly.
                 full = F.interpolate(low[:, None], size=size, mode="bilinear", align_corners=False)
@@ -314,7 +341,47 @@ class Segmenter:
             else:
                 mean = views[0]
             part[[position[name] for name in names]] = mean.numpy()
-        logits = uncrop(part, job.box, (job.image.shape[0], job.image.shape[1]), ABSENT)
+        logits = uncrop(part, job.box, job.shape, ABSENT)
         return SliceSegmentation(
             mask=merge(logits, list(job.names)), logits=logits, names=dict(job.names)
         )
+
+
+def _vocabulary(supports: Sequence[Support], prompts: Mapping[str, Prompts]) -> dict[int, str]:
+    """One value a label; those that only prompts name come after those of the supports."""
+    known = vocabulary(support.names for support in supports)
+    more = [name for name in prompts if name not in known.values()]
+    first = max(known, default=0) + 1
+    return {**known, **dict(enumerate(more, start=first))}
+
+
+def _boxes(
+    image: NDArray[np.uint8],
+    supports: Sequence[Support],
+    masks: Sequence[Mapping[str, NDArray[np.bool_]]],
+    options: SegmentationOptions,
+) -> tuple[Box, list[Box]]:
+    """What of the query and of each support is shown, by `SegmentationOptions.crop`."""
+    if isinstance(options.crop, Box):
+        return options.crop, [options.crop] * len(supports)
+    bodily = options.crop in ("body", "body+supports")
+    around = [
+        _body(picture) if bodily else WHOLE for picture in (image, *(s.image for s in supports))
+    ]
+    part = WHOLE
+    if options.crop in ("supports", "body+supports"):
+        every = (
+            crop(mask, box)
+            for row, box in zip(masks, around[1:], strict=True)
+            for mask in row.values()
+        )
+        part = box_around(every, margin=options.crop_margin)
+    query, *others = (box.part(part) for box in around)
+    return query, others
+
+
+def _body(picture: NDArray[np.uint8]) -> Box:
+    """The part of a picture (H, W[, 3]) that shows the body, see `body_box`."""
+    rows, columns = body_box(picture)
+    height, width = picture.shape[:2]
+    return Box(rows.start / height, columns.start / width, rows.stop / height, columns.stop / width)

@@ -34,6 +34,7 @@ class Second:
 
     def __init__(self) -> None:
         self.calls: list[tuple[list[Any], list[Any], list[str]]] = []
+        self.prompts: list[Any] = []
 
     def __call__(
         self,
@@ -41,8 +42,10 @@ class Second:
         supports: Sequence[Sequence[Support]],
         *,
         labels: Sequence[str] | None,
+        prompts: Any,
     ) -> list[SliceSegmentation]:
         names = list(labels or ())
+        self.prompts.append(prompts)
         self.calls.append((list(images), list(supports), names))
         value = {name: value for value, name in NAMES.items()}[names[0]]
         return [

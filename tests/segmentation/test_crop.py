@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,6 +10,8 @@ from hypothesis import strategies as st
 
 from medretrieval.errors import UsageError
 from medretrieval.segmentation.crop import WHOLE, Box, box_around, crop, uncrop
+from medretrieval.segmentation.options import CropPolicy
+from medretrieval.segmentation.segmenter import Segmenter
 
 edges = st.tuples(st.integers(0, 47), st.integers(1, 48)).map(
     lambda e: (min(e[0], e[1] - 1) / 48, e[1] / 48)
@@ -90,3 +95,39 @@ def test_bad_box(box: tuple[float, float, float, float]) -> None:
 def test_a_part_of_the_wrong_size_is_refused() -> None:
     with pytest.raises(UsageError, match="does not fill"):
         uncrop(np.zeros((3, 3)), Box(0, 0, 0.5, 0.5), (8, 8), 0)
+
+
+@pytest.mark.parametrize("policy", ["body", "body+supports"])
+def test_a_border_changes_nothing_where_the_body_is_shown(
+    toys: Any, segmenter: Segmenter, policy: CropPolicy
+) -> None:
+    """Query and supports, each with an own black border: the masks are those without borders."""
+    query, supports = toys.picture(9)[0], toys.supports(2)
+    # The toys' own background is not black; a border of it is what the body stands out from.
+    bare = [replace(s, image=np.where(s.mask > 0, s.image, 0)) for s in supports]
+    query = np.where(toys.picture(9)[1] > 0, query, 0)
+    framed = [
+        replace(s, image=np.pad(s.image, pad), mask=np.pad(s.mask, pad))
+        for s, pad in zip(bare, (10, 23), strict=True)
+    ]
+    plain = segmenter.segment(query, bare, crop=policy, closer=False)
+    wide = segmenter.segment(np.pad(query, ((5, 17), (31, 2))), framed, crop=policy, closer=False)
+    assert 0.05 < (plain.mask > 0).mean() < 0.95
+    inner = wide.mask[5:-17, 31:-2]
+    assert (inner != plain.mask).mean() < 0.02
+    assert wide.mask[:5].max() == wide.mask[:, :31].max() == 0
+
+
+def _on_sixteenths() -> st.SearchStrategy[Box]:
+    spans = st.tuples(st.integers(0, 15), st.integers(1, 16)).map(
+        lambda e: (min(e[0], e[1] - 1) / 16, e[1] / 16)
+    )
+    return st.builds(lambda v, h: Box(v[0], h[0], v[1], h[1]), spans, spans)
+
+
+@given(_on_sixteenths(), _on_sixteenths())
+def test_a_part_of_a_part_is_that_part_of_the_whole(outer: Box, inner: Box) -> None:
+    # A picture whose pixels the edges of sixteenths of sixteenths fall on.
+    picture = np.arange(256 * 256, dtype=np.int32).reshape(256, 256)
+    expected = crop(crop(picture, outer), inner)
+    np.testing.assert_array_equal(crop(picture, outer.part(inner)), expected)

@@ -32,7 +32,7 @@ from medretrieval.segmentation import load_segmenter
 from medretrieval.segmentation.loading import build
 from medretrieval.segmentation.micro import MICRO, standardise
 from medretrieval.segmentation.registry import REGISTRY
-from medretrieval.segmentation.sam2_backend import imagenet
+from medretrieval.segmentation.squares import imagenet
 from medretrieval.types import Support
 
 # Every option by name: no default, of the options or of a network, decides what is compared.
