@@ -20,7 +20,7 @@ from medretrieval.query_arguments import (
 )
 from medretrieval.retrieval.modes import DEFAULT_MODE
 from medretrieval.retrieval.rerank import LOCALIZED_SLICES
-from medretrieval.segment_arguments import add_agreement, add_network, add_prompts
+from medretrieval.segment_arguments import add_agreement, add_loading, add_network, add_prompts
 from medretrieval.segmentation.registry import DEFAULT_SEGMENTER
 
 # Named here too, because the table itself (`medretrieval.index.KINDS`, and auto) loads faiss.
@@ -223,7 +223,7 @@ def _segment(segment: argparse.ArgumentParser) -> None:
     segment.add_argument("query", metavar="QUERY", help="image, volume, DICOM folder or zip")
     segment.add_argument("--out", required=True, metavar="MASK.nii.gz")
     segment.add_argument("--segmenter", default=DEFAULT_SEGMENTER, metavar="NAME")
-    segment.add_argument("--checkpoint", type=Path, metavar="FILE", help="local weights for it")
+    add_loading(segment)
     segment.add_argument("--support-k", type=positive, default=8, metavar="K")
     segment.add_argument("--labels", type=names, metavar="A,B", help="only these structures")
     segment.add_argument("--slice", type=int, metavar="N", help="only this slice of the query")

@@ -28,7 +28,7 @@ from medretrieval.query_arguments import (
     filters,
     query_and_selection,
 )
-from medretrieval.segment_arguments import network_options, prompts
+from medretrieval.segment_arguments import loading_options, network_options, prompts
 
 if TYPE_CHECKING:
     from medretrieval.types import SearchResult
@@ -244,7 +244,7 @@ def _segment(options: argparse.Namespace) -> None:
     how: dict[str, Any] = {
         "segmenter": load_segmenter(
             options.segmenter,
-            checkpoint=options.checkpoint,
+            **loading_options(options),
             cache=MemoryCache(folder=cache_dir() / "memories"),
         ),
         "support_k": options.support_k,
