@@ -181,7 +181,7 @@ def test_files_are_bounded(
     assert info["segmenter"] == "sam2-micro"
     with safe_open(index / names[0], framework="pt") as file:
         types = {file.get_slice(name).get_dtype() for name in file.keys()}
-    assert types == {"F16"}
+    assert types == {"F16", "BOOL"}
 
 
 @pytest.mark.parametrize("crop", ["none", "body"])
