@@ -22,6 +22,7 @@ from medretrieval.retrieval.modes import DEFAULT_MODE
 from medretrieval.retrieval.rerank import LOCALIZED_SLICES
 from medretrieval.segment_arguments import (
     add_agreement,
+    add_loading,
     add_network,
     add_prompts,
     add_supports,
@@ -277,7 +278,7 @@ def _segment(segment: argparse.ArgumentParser) -> None:
     segment.add_argument("query", metavar="QUERY", help="image, volume, DICOM folder or zip")
     segment.add_argument("--out", required=True, metavar="MASK.nii.gz")
     segment.add_argument("--segmenter", default=DEFAULT_SEGMENTER, metavar="NAME")
-    segment.add_argument("--checkpoint", type=Path, metavar="FILE", help="local weights for it")
+    add_loading(segment)
     segment.add_argument("--labels", type=names, metavar="A,B", help="only these structures")
     segment.add_argument("--slice", type=int, metavar="N", help="only this slice of the query")
     segment.add_argument(

@@ -30,6 +30,7 @@ from medretrieval.query_arguments import (
 )
 from medretrieval.segment_arguments import (
     given_supports,
+    loading_options,
     network_options,
     prompts,
     volume_options,
@@ -297,7 +298,7 @@ def _segment(options: argparse.Namespace) -> None:
     how: dict[str, Any] = {
         "segmenter": load_segmenter(
             options.segmenter,
-            checkpoint=options.checkpoint,
+            **loading_options(options),
             cache=MemoryCache(folder=cache_dir() / "memories"),
         ),
         "support_k": options.support_k,

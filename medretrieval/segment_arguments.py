@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from medretrieval.errors import UsageError
 from medretrieval.option_values import label_names, positive
@@ -13,7 +13,9 @@ from medretrieval.segmentation.options import (
     Axis,
     CropPolicy,
     Keep,
+    MemoryTokens,
     OptionChanges,
+    Precision,
     Propagation,
     VolumeOptions,
 )
@@ -30,6 +32,32 @@ _PLACES: Mapping[Kind, tuple[str, str]] = {
     "negative": ("LABEL=X,Y", "a point that does not"),
     "box": ("LABEL=X0,Y0,X1,Y1", "a box around the label"),
 }
+
+
+def add_loading(sub: argparse.ArgumentParser) -> None:
+    """How the network's weights are loaded; see `load_segmenter`."""
+    sub.add_argument("--checkpoint", type=Path, metavar="FILE", help="local weights for it")
+    sub.add_argument(
+        "--image-size",
+        type=int,
+        metavar="N",
+        help="side of the network's input in pixels (default: by segmenter)",
+    )
+    sub.add_argument(
+        "--segmenter-precision",
+        choices=get_args(Precision),
+        default="float32",
+        help="of the network; bfloat16 is faster where the processor has it (default: float32)",
+    )
+
+
+def loading_options(options: argparse.Namespace) -> dict[str, Any]:
+    """The arguments of `load_segmenter` from the options of `add_loading`."""
+    return {
+        "checkpoint": options.checkpoint,
+        "image_size": options.image_size,
+        "precision": options.segmenter_precision,
+    }
 
 
 def add_network(sub: argparse.ArgumentParser) -> None:
@@ -49,6 +77,12 @@ def add_network(sub: argparse.ArgumentParser) -> None:
         "--closer",
         action=argparse.BooleanOptionalAction,
         help="look at every structure once more in a crop of its own (default: by segmenter)",
+    )
+    looks.add_argument(
+        "--memory",
+        choices=get_args(MemoryTokens),
+        help="what of the supports' memories it compares with: all, or fewer for many supports on "
+        "a CPU, which costs accuracy (default: by segmenter)",
     )
 
 
@@ -192,6 +226,8 @@ def network_options(options: argparse.Namespace) -> OptionChanges:
         changes["closer"] = options.closer
     if options.negatives is not None:
         changes["negatives"] = options.negatives
+    if options.memory is not None:
+        changes["memory"] = options.memory
     return changes
 
 

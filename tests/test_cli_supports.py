@@ -13,6 +13,10 @@ import pytest
 
 from medretrieval import folders, segmentation
 from medretrieval.cli import main
+from medretrieval.errors import UsageError
+from medretrieval.imaging import read_volume
+from medretrieval.pipeline import segment
+from medretrieval.retrieval.engine import open_index
 from medretrieval.segmentation.baselines import MaskCopy
 from medretrieval.segmentation.supports import load_supports
 
@@ -140,6 +144,13 @@ def test_one_set_for_the_whole_volume(
     assert {u["key"]: u["score"] for u in by_slice[3]} == {
         key: pytest.approx(known[key], abs=1e-6) for key in keys
     }
+
+
+def test_sets_there_are_not(world: Path) -> None:
+    index = open_index(world / "index")
+    query = read_volume(world / "images" / "query.nii.gz")
+    with pytest.raises(UsageError, match="slice or volume"):
+        segment(index, query, segmenter=MaskCopy("nearest-mask"), sets="case")  # type: ignore[arg-type]
 
 
 def test_negatives_can_be_left_out(

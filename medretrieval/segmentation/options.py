@@ -14,6 +14,8 @@ Pointers = Literal["equal", "rank"]
 Propagation = Literal["none", "both"]
 Keep = Literal["all", "largest"]
 Axis = Literal["index", "best"]
+Precision = Literal["float32", "bfloat16"]
+MemoryTokens = Literal["all", "pooled", "foreground"]
 
 
 class OptionChanges(TypedDict, total=False):
@@ -25,6 +27,7 @@ class OptionChanges(TypedDict, total=False):
     closer: bool
     negatives: bool
     pointers: Pointers
+    memory: MemoryTokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +51,10 @@ class SegmentationOptions:
             frames 0, 1, ... in the order given and the query is the next frame, as
             `SAM2VideoPredictor` would have it; the last support is the nearest. No effect on a
             network without object pointers (`sam2-micro`).
+        memory: what of the supports' memories the query is compared with. "all": every token, as
+            SAM 2 does. "pooled": means of 2 x 2 neighbours, a quarter of the tokens.
+            "foreground": every token at and next to the label, means of 4 x 4 neighbours
+            elsewhere. The last two are approximations; see `tokens` for what they compute.
 
     Raises:
         UsageError: a value is not one of these.
@@ -59,11 +66,13 @@ class SegmentationOptions:
     closer: bool = False
     negatives: bool = True
     pointers: Pointers = "equal"
+    memory: MemoryTokens = "all"
 
     def __post_init__(self) -> None:
         if not isinstance(self.crop, Box):
             _one_of("crop", self.crop, get_args(CropPolicy), " or a Box")
         _one_of("pointers", self.pointers, get_args(Pointers))
+        _one_of("memory", self.memory, get_args(MemoryTokens))
         if not (isfinite(self.crop_margin) and self.crop_margin >= 0):
             raise UsageError(f"crop margin {self.crop_margin}: expected a finite number, 0 or more")
 

@@ -31,12 +31,12 @@ from medretrieval.segmentation.members import BatchSegmenter, Member, segment_me
 from medretrieval.segmentation.options import OptionChanges
 from medretrieval.types import Progress, Support, no_progress
 
-CERTAIN = 16.0  # logits beyond this (one in ten million) count as this
+LEAST = -16.0  # logits below this (one in ten million) count as this
 
 
 @dataclass(frozen=True, eq=False)
 class _Patch:
-    """Logits (H, W) of one label within +-`CERTAIN`: kept where they are not certain background."""
+    """Logits (H, W) of one label: kept where they are above `LEAST`, at half precision."""
 
     shape: tuple[int, int]
     box: tuple[slice, slice]
@@ -44,16 +44,16 @@ class _Patch:
 
     @classmethod
     def of(cls, logits: NDArray[np.float32]) -> _Patch:
-        possible = logits > -CERTAIN
+        possible = logits > LEAST
         rows, columns = np.flatnonzero(possible.any(axis=1)), np.flatnonzero(possible.any(axis=0))
         box = (slice(0, 0), slice(0, 0))
         if rows.size:
             box = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
-        values = logits[box].clip(-CERTAIN, CERTAIN).astype(np.float16)
+        values = logits[box].clip(LEAST, np.finfo(np.float16).max).astype(np.float16)
         return cls((logits.shape[0], logits.shape[1]), box, values)
 
     def full(self) -> NDArray[np.float32]:
-        logits = np.full(self.shape, -CERTAIN, np.float32)
+        logits = np.full(self.shape, LEAST, np.float32)
         logits[self.box] = self.values
         return logits
 

@@ -271,7 +271,7 @@ class Segmenter:
             for name, key in shown.keys.items():
                 if key in memories:
                     continue
-                found = self.cache.get(key)
+                found = self.cache.get(key) or self.cache.get(self.network.own_key(key))
                 if found is not None:
                     memories[key] = found
                     continue
@@ -285,9 +285,10 @@ class Segmenter:
             for (_, masks), encoding in zip(batch, encodings, strict=True):
                 made = self.network.remember(encoding, list(masks.values()))
                 for key, memory in zip(masks, made, strict=True):
-                    memories[key] = memory
                     # A mask that was only just found is hardly ever met again.
-                    self.cache.put(key, memory, on_disk=key not in passing)
+                    memories[key] = self.cache.put(
+                        self.network.own_key(key), memory, on_disk=key not in passing
+                    )
             progress(min(start + step, len(todo)), len(todo), "encoding supports")
         return memories
 
@@ -327,6 +328,7 @@ class Segmenter:
                     pointers=options.pointers,
                     points=points,
                     distances=[view[k].distance for k in supports],
+                    memory=options.memory,
                 )
                 # As SAM2VideoPredictor: from the decoder's resolution to the picture's directly.
                 full = F.interpolate(low[:, None], size=size, mode="bilinear", align_corners=False)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-_VERSION = 1  # another one, and no memory that was stored before is used
+_VERSION = 2  # another one, and no memory that was stored before is used
 
 
 @dataclass(frozen=True, eq=False)

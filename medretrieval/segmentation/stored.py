@@ -117,7 +117,11 @@ def memory_shapes(network: Sam2Network) -> dict[str, tuple[int, ...]]:
     """The shapes of the tensors of a memory that a network makes, by name."""
     model = network.model
     side = network.image_size // int(model.backbone_stride)
-    return {"features": (int(model.mem_dim), side, side), "pointer": (int(model.hidden_dim),)}
+    return {
+        "features": (int(model.mem_dim), side, side),
+        "pointer": (int(model.hidden_dim),),
+        "foreground": (side, side),
+    }
 
 
 def use_stored(stores: Any, segmenter: Any) -> None:

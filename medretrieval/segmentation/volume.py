@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, TypeAlias, Unpack
 
@@ -74,8 +74,8 @@ def segment_volume(
             `imaging.ORIENTATIONS`; their label maps are turned back.
         prompts: points and boxes for single slices, by voxel index along the sliced axis and then
             by label, in pixels of the slice at full size as `imaging.extract` displays it.
-        progress: told after every slice, and with propagation after every slice once more. What
-            it raises, such as `Cancelled`, ends the segmentation.
+        progress: told after every slice, and with propagation after every slice of either
+            direction. What it raises, such as `Cancelled`, ends the segmentation.
         **changes: options for `Segmenter.segment`.
 
     Returns:
@@ -88,11 +88,9 @@ def segment_volume(
             exist, prompts for a slice or a label that is not segmented.
         InputError: a support that cannot be used.
     """
-    policy = slicing(policy, volume.grid, how)
-    axis = slice_axis(volume.grid, policy.axis)
-    where = (volume.voxels, volume.grid, axis)
-    wanted = range(volume.grid.shape[axis]) if indices is None else list(indices)
-    prompts = _checked(prompts or {}, wanted, labels)
+    cut = _Cut(volume, slicing(policy, volume.grid, how), orientation)
+    wanted = range(cut.count) if indices is None else list(dict.fromkeys(indices))
+    pointed = _checked(prompts or {}, wanted, labels)
     known: set[str] = set()
     passed = 0
 
@@ -102,13 +100,8 @@ def segment_volume(
         progress(passed, len(wanted), f"{message} slices")
 
     def members() -> Iterator[Member]:
-        for made in make_slices(volume, policy, indices=wanted):
-            piece = replace(made, image=np.ascontiguousarray(turn(made.image, orientation)))
-            full, reduced = extract(*where, piece.index).shape, made.image.shape
-            own = {
-                label: one.resized(full, reduced).turned(reduced, orientation)
-                for label, one in prompts.get(piece.index, {}).items()
-            }
+        for piece in cut.slices(wanted):
+            own = cut.seen(piece, pointed.get(piece.index, {}))
             member = Member(piece, choose(piece), own)
             known.update(member.labels)
             if member.labels if labels is None else member.labels & set(labels):
@@ -119,21 +112,12 @@ def segment_volume(
     slices = _slice_wise(members(), segmenter, labels, step, changes)
     if how.propagation == "both":
         slices = _propagated(slices, segmenter, how.neighbours, progress, changes)
-    found: list[_Found] = []
-    for member, result in slices:
-        index = member.piece.index
-        rows, columns = turn(extract(*where, index), orientation).shape[:2]
-        mask = turn_back(_full_size(result, (rows, columns)), orientation)
-        found.append((index, mask, result.names))
-    if not known:
-        raise UsageError("no slice has a support with a label; give at least one annotated slice")
-    unknown = sorted(set(labels or ()) - known)
-    if unknown:
-        raise UsageError(
-            f"no support has a label {', '.join(map(repr, unknown))}; the supports have: "
-            f"{', '.join(sorted(known))}"
-        )
-    whole = _assemble(volume, axis, found)
+    found = [
+        (member.piece.index, cut.stored(member.piece, result), result.names)
+        for member, result in slices
+    ]
+    _check_known(known, labels)
+    whole = _assemble(volume, cut.axis, found)
     return largest_components(whole) if how.keep == "largest" else whole
 
 
@@ -152,6 +136,47 @@ def slicing(policy: SlicePolicy, grid: Grid, how: VolumeOptions) -> SlicePolicy:
     if how.axis == "index":
         return policy
     return replace(policy, axis=finest_plane(grid, policy.axis))
+
+
+@dataclass(frozen=True, eq=False)
+class _Cut:
+    """Slices of a volume as the segmenter sees them, and the way back."""
+
+    volume: Volume
+    policy: SlicePolicy
+    orientation: str
+
+    @property
+    def axis(self) -> int:
+        return slice_axis(self.volume.grid, self.policy.axis)
+
+    @property
+    def count(self) -> int:
+        return self.volume.grid.shape[self.axis]
+
+    def slices(self, indices: Sequence[int]) -> Iterator[Slice]:
+        for made in make_slices(self.volume, self.policy, indices=indices):
+            yield replace(made, image=np.ascontiguousarray(turn(made.image, self.orientation)))
+
+    def seen(self, piece: Slice, prompts: Mapping[str, Prompts]) -> dict[str, Prompts]:
+        """Prompts on the slice as displayed at full size -> the same on `piece`."""
+        reduced = turn_back(piece.image, self.orientation).shape
+        return {
+            label: one.resized(self._shape(piece), reduced).turned(reduced, self.orientation)
+            for label, one in prompts.items()
+        }
+
+    def stored(self, piece: Slice, result: SliceSegmentation) -> NDArray[Any]:
+        """Label map of `piece` -> (H, W) of the slice as displayed at full size."""
+        full = np.empty(self._shape(piece), np.bool_)
+        rows, columns = turn(full, self.orientation).shape
+        return turn_back(_full_size(result, (rows, columns)), self.orientation)
+
+    def _shape(self, piece: Slice) -> tuple[int, int]:
+        rows, columns = extract(self.volume.voxels, self.volume.grid, self.axis, piece.index).shape[
+            :2
+        ]
+        return rows, columns
 
 
 def _slice_wise(
@@ -202,6 +227,18 @@ def _checked(
             f"{', '.join(labels)}"
         )
     return prompts
+
+
+def _check_known(known: set[str], labels: Sequence[str] | None) -> None:
+    """Refuse labels that no slice knows."""
+    if not known:
+        raise UsageError("no slice has a support with a label; give at least one annotated slice")
+    unknown = sorted(set(labels or ()) - known)
+    if unknown:
+        raise UsageError(
+            f"no support has a label {', '.join(map(repr, unknown))}; the supports have: "
+            f"{', '.join(sorted(known))}"
+        )
 
 
 def _by_labels(

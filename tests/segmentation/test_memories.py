@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 
 from medretrieval.errors import IndexFormatError, UsageError
-from medretrieval.index import Case, append, build, merge, open_store
+from medretrieval.index import Case, append, build, memory_files, merge, open_store, open_stores
 from medretrieval.index.manifest import read_manifest
 from medretrieval.pipeline import segment
 from medretrieval.retrieval.engine import Index
@@ -66,6 +66,13 @@ def make_case(toys: Any, number: int) -> Case:
         return Volume(voxels=images, grid=GRID), labels
 
     return Case(volume_id=f"v{number}", patient_id=f"p{number}", label_names=names, load=load)
+
+
+def replace_names(case: Case, names: dict[int, str]) -> Case:
+    volume, labels = case.load()
+    assert labels is not None
+    labels = dataclasses.replace(labels, names=names)
+    return dataclasses.replace(case, label_names=names, load=lambda: (volume, labels))
 
 
 POLICY = SlicePolicy(axis="axial", window="identity")
@@ -167,6 +174,49 @@ def test_an_interrupted_run_goes_on(
     assert 0 < done.computed < done.memories == 2 * MEMORIES
 
 
+def test_a_run_killed_before_its_file_appeared_leaves_a_whole_index(
+    index: Path, segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace = memory_files.os.replace
+
+    def killed(source: Path, target: Path) -> None:
+        if target.suffix == ".safetensors":
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(memory_files.os, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            remember_index(index, segmenter)
+    listed = [name for name in read_manifest(index).files if name.startswith("memories/")]
+    assert len(listed) == 1
+    with open_store(index, verify="full") as store:
+        assert not len(StoredMemories(store, segmenter))
+    assert remember_index(index, fresh(segmenter)).computed == 2 * MEMORIES
+    assert [name for name in read_manifest(index).files if name.startswith("memories/")] == listed
+
+
+def test_indexes_opened_together_use_their_own(
+    toys: Any, index: Path, segmenter: Segmenter, encoded: list[int], tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"embedder": Embedder(), "slices": POLICY, "name": "toy"}
+    # The same values mean other structures here, so that masks are translated.
+    renamed = replace_names(make_case(toys, 3), {1: "label 3", 2: "label 1", 3: "label 2"})
+    other = build([renamed], tmp_path / "other", **options)
+    for path in (index, other):
+        remember_index(path, segmenter)
+    encoded.clear()
+    with open_stores([index, other]) as group:
+        segment(
+            Index(group, embedder=Embedder()),
+            query(toys),
+            segmenter=fresh(segmenter),
+            support_k=9,
+            options=PLAIN,
+        )
+    assert sum(encoded) == 1
+
+
 def test_files_are_bounded(
     index: Path, segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -182,7 +232,7 @@ def test_files_are_bounded(
     assert info["segmenter"] == "sam2-micro"
     with safe_open(index / names[0], framework="pt") as file:
         types = {file.get_slice(name).get_dtype() for name in file.keys()}
-    assert types == {"F16"}
+    assert types == {"F16", "BOOL"}
 
 
 @pytest.mark.parametrize("crop", ["none", "body"])

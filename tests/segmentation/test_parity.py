@@ -29,11 +29,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from medretrieval.segmentation import load_segmenter
-from medretrieval.segmentation.cache import Memory
 from medretrieval.segmentation.loading import build
 from medretrieval.segmentation.micro import MICRO, standardise
 from medretrieval.segmentation.registry import REGISTRY
-from medretrieval.segmentation.sam2_backend import imagenet
+from medretrieval.segmentation.squares import imagenet
 from medretrieval.types import Support
 
 # Every option by name: no default, of the options or of a network, decides what is compared.
@@ -43,6 +42,7 @@ PLAIN: Any = {
     "closer": False,
     "negatives": True,
     "pointers": "rank",
+    "memory": "all",
 }
 
 TOLERANCE = 1e-4
@@ -268,9 +268,10 @@ def test_only_the_quarter_resolution_sets_the_predictor_apart(
     encodings = network.encode([support.image for support in supports])
     for encoding, before, after in zip(encodings, given, held, strict=True):
         # The predictor makes pointers when a mask is added, before its resolution is reduced.
-        pointers = [memory.pointer for memory in network.remember(encoding, before)]
-        features = [memory.features for memory in network.remember(encoding, after)]
-        rows.append([Memory(f, p) for f, p in zip(features, pointers, strict=True)])
+        pairs = zip(
+            network.remember(encoding, before), network.remember(encoding, after), strict=True
+        )
+        rows.append([replace(theirs, pointer=ours.pointer) for ours, theirs in pairs])
     by_label = list(zip(*rows, strict=True))
     low = network.segment(network.encode([query])[0], by_label, pointers="rank")
     with_theirs = least_dice(enlarged(low, size), masks)

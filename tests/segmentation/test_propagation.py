@@ -17,7 +17,7 @@ from medretrieval.segmentation import MemoryCache, SliceSegmentation
 from medretrieval.segmentation.labels import merge
 from medretrieval.segmentation.members import Member
 from medretrieval.segmentation.prompts import Prompts
-from medretrieval.segmentation.propagation import CERTAIN, Found, propagate, starts
+from medretrieval.segmentation.propagation import LEAST, Found, propagate, starts
 from medretrieval.types import Slice, Support, no_progress
 
 SIZE = (4, 6)
@@ -135,7 +135,8 @@ def test_what_a_slice_shows_with_its_neighbours_replaces_what_it_shows_alone() -
     slices = [found(0, a=some(12, 5)), found(1, a=-10.0)]
     propagate(slices, Follower(), neighbours=1, changes={})
     np.testing.assert_allclose(slices[0].result().logits[0], some(12, 5))
-    np.testing.assert_allclose(slices[1].result().logits[0], some(12, CERTAIN))
+    expected = np.where(some(12, 1) > 0, 100, LEAST)
+    np.testing.assert_array_equal(slices[1].result().logits[0], expected)
     np.testing.assert_array_equal(slices[1].result().mask, some(12, 1) > 0)
 
 
@@ -161,9 +162,9 @@ def test_a_label_found_nowhere_and_a_single_slice_are_left_as_they_were() -> Non
 
 
 @given(arrays(np.float32, SIZE, elements=st.floats(-1024, 1024, width=32)))
-def test_logits_are_kept_within_certainty(logits: NDArray[np.float32]) -> None:
+def test_logits_are_kept_but_where_there_is_surely_nothing(logits: NDArray[np.float32]) -> None:
     kept = found(0, a=logits).result().logits[0]
-    np.testing.assert_allclose(kept, logits.clip(-CERTAIN, CERTAIN), rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(kept, logits.clip(min=LEAST), rtol=1e-3, atol=1e-6)
     np.testing.assert_array_equal(kept > 0, logits.astype(np.float16) > 0)
 
 
