@@ -161,7 +161,7 @@ def _append(append: argparse.ArgumentParser) -> None:
 def _memories(memories: argparse.ArgumentParser) -> None:
     memories.add_argument("index", metavar="INDEX", help="the index folder to store them in")
     memories.add_argument("--segmenter", default=DEFAULT_SEGMENTER, metavar="NAME")
-    memories.add_argument("--checkpoint", type=Path, metavar="FILE", help="local weights for it")
+    add_loading(memories)
     memories.add_argument("--device", default="cpu", help="where it runs: cpu (default) or cuda")
     memories.add_argument(
         "--crop",

@@ -197,9 +197,7 @@ def _memories(options: argparse.Namespace) -> None:
     from medretrieval.segmentation import load_segmenter
     from medretrieval.segmentation.memories import remember_index
 
-    segmenter = load_segmenter(
-        options.segmenter, checkpoint=options.checkpoint, device=options.device
-    )
+    segmenter = load_segmenter(options.segmenter, device=options.device, **loading_options(options))
     done = remember_index(
         options.index,
         segmenter,

@@ -74,7 +74,8 @@ def remember_index(
 
     Args:
         index: an index folder, which is changed: files in `memories/` are added to it.
-        segmenter: in float32; memories are stored as float16. Its own cache is used too.
+        segmenter: those made in less than float32 serve in the same precision only. All are stored
+            as float16. Its own cache is used too.
         crop: as of `SegmentationOptions`; crops that depend on a whole support set cannot be
             computed beforehand.
         flips: also of the mirrored slices, which the option `flips` needs; default by segmenter.
@@ -109,8 +110,10 @@ def remember_index(
                     for row in rows[first : first + step]
                     for shown in _shown(segmenter, store.support(row), names, crop, mirrored)
                 ]
-                missing = [_without(shown, known, writer.keys) for shown in batch]
-                writer.add(segmenter.memories([shown for shown in missing if shown.masks]))
+                missing = [_missing(shown, segmenter, known, writer.keys) for shown in batch]
+                made = segmenter.memories([shown for shown in missing if shown.masks])
+                own_key = segmenter.network.own_key
+                writer.add({own_key(key): memory for key, memory in made.items()})
                 every.update(key for shown in batch for key in shown.keys.values())
                 writer.slices += len(rows[first : first + step])
                 progress(min(first + step, len(rows)), len(rows), "slices remembered")
@@ -151,9 +154,13 @@ def _shown(
         yield segmenter.shown(picture[:, ::-1], {n: mask[:, ::-1] for n, mask in masks.items()})
 
 
-def _without(shown: Shown, known: StoredMemories, written: set[str]) -> Shown:
-    """What of a slice is not stored yet."""
-    keys = {n: key for n, key in shown.keys.items() if key not in written and key not in known}
+def _missing(shown: Shown, segmenter: Segmenter, known: StoredMemories, new: set[str]) -> Shown:
+    """What of a slice is not stored yet; a memory in float32 serves in every precision."""
+    keys = {}
+    for name, key in shown.keys.items():
+        own = segmenter.network.own_key(key)
+        if key not in known and own not in known and own not in new:
+            keys[name] = key
     return dataclasses.replace(shown, keys=keys, masks={n: shown.masks[n] for n in keys})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import logging
@@ -20,6 +21,7 @@ from medretrieval.index.manifest import read_manifest
 from medretrieval.pipeline import segment
 from medretrieval.retrieval.engine import Index
 from medretrieval.segmentation import memories
+from medretrieval.segmentation.encodings import RecentEncodings
 from medretrieval.segmentation.memories import remember_index
 from medretrieval.segmentation.segmenter import Segmenter
 from medretrieval.segmentation.stored import StoredMemories, use_stored
@@ -267,6 +269,23 @@ def test_another_network_has_its_own(
         assert len(store.info()["memories"]) == 2
         use_stored(store, pointer_segmenter)
         assert len(pointer_segmenter.cache.sources) == 1
+
+
+def test_memories_in_bfloat16_serve_in_bfloat16_alone(
+    toys: Any, index: Path, segmenter: Segmenter, encoded: list[int]
+) -> None:
+    rough = fresh(segmenter)
+    rough.network = copy.copy(segmenter.network)
+    rough.network.precision = "bfloat16"
+    rough._encode = RecentEncodings(rough.network.encode)
+    remember_index(index, rough)
+    for other, pictures in ((fresh(rough), 1), (fresh(segmenter), 7)):
+        encoded.clear()
+        segmented(index, query(toys), other)
+        assert sum(encoded) == pictures
+    # In float32 they are made anew, and then serve both.
+    assert remember_index(index, fresh(segmenter)).computed == 2 * MEMORIES
+    assert remember_index(index, fresh(rough)).computed == 0
 
 
 def shard(index: Path) -> Path:
