@@ -86,9 +86,9 @@ def test_options_and_their_numbers_of_tokens() -> None:
     pooled, near_label = choose(foreground, "pooled"), choose(foreground, "foreground")
     assert pooled is not None
     assert pooled.sizes.shape == (1, 2 * 16)
-    # Nine kept at the label, and what is left of four windows in either support.
+    # 5 x 5 kept around the label, which take in four windows of the first support.
     assert near_label is not None
-    assert near_label.sizes.shape == (1, 9 + 4 + 4)
+    assert near_label.sizes.shape == (1, 25 + 12 + 16)
 
 
 def attention(heads: int = 2) -> Any:
@@ -180,8 +180,14 @@ def test_modules_are_themselves_again_after_an_error() -> None:
 @pytest.mark.parametrize("pointers", [False, True])
 @pytest.mark.parametrize("memory", ["pooled", "foreground"])
 def test_the_order_of_supports_does_not_matter(
-    toys: Any, models: Callable[..., Any], pointers: bool, memory: str
+    toys: Any,
+    models: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    pointers: bool,
+    memory: str,
 ) -> None:
+    # On a grid of 4 x 4 nothing would be left to group.
+    monkeypatch.setattr("medretrieval.segmentation.tokens.MARGIN", 0)
     segmenter = toys.as_segmenter(models(pointers))
     supports, query = toys.supports(3), toys.picture(99)[0]
     exact = segmenter.segment(query, supports, **PLAIN, pointers="equal")
@@ -191,16 +197,15 @@ def test_the_order_of_supports_does_not_matter(
     assert 1e-4 < np.abs(first.logits - exact.logits).max()
 
 
-@pytest.mark.parametrize("name", ["POOLED_WINDOW", "BACKGROUND_WINDOW"])
+@pytest.mark.parametrize("memory", ["pooled", "foreground"])
 def test_windows_of_one_token_give_sam2s_own_result(
-    toys: Any, models: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, name: str
+    toys: Any, models: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, memory: str
 ) -> None:
     """The whole network, with object pointers, several labels and absent ones."""
-    monkeypatch.setattr(f"medretrieval.segmentation.tokens.{name}", 1)
+    monkeypatch.setattr("medretrieval.segmentation.tokens.WINDOW", 1)
     segmenter = toys.as_segmenter(models(True))
     supports, query = [*toys.supports(2), *toys.supports(1, labels=1)], toys.picture(99)[0]
     exact = segmenter.segment(query, supports, **PLAIN)
-    memory = "pooled" if name == "POOLED_WINDOW" else "foreground"
     found = segmenter.segment(query, supports, **PLAIN, memory=memory)
     np.testing.assert_allclose(found.logits, exact.logits, atol=1e-4, rtol=0)
 
