@@ -28,7 +28,13 @@ from medretrieval.query_arguments import (
     filters,
     query_and_selection,
 )
-from medretrieval.segment_arguments import loading_options, network_options, prompts
+from medretrieval.segment_arguments import (
+    given_supports,
+    loading_options,
+    network_options,
+    prompts,
+    volume_options,
+)
 
 if TYPE_CHECKING:
     from medretrieval.types import SearchResult
@@ -105,15 +111,8 @@ def _build(options: argparse.Namespace) -> None:
         options.out,
         embedder=options.embedder,
         **embedder_options(options),
-        masks=options.masks,
-        table=options.table,
-        where=where(options.where),
+        **_cases(options),
         keep=options.keep,
-        modality=options.modality,
-        region=options.region,
-        labels_from_folders=options.labels_from_folders,
-        channel=options.channel,
-        label_names=label_names(options.label_names),
         slices=SlicePolicy(axis=options.axis, window=options.window, crop=options.crop),
         index_kind=options.index_kind,
         index_parameters=index_parameters(options.index_options),
@@ -124,7 +123,6 @@ def _build(options: argparse.Namespace) -> None:
         float16=options.float16,
         force=options.force,
         skip_bad=options.skip_bad,
-        allow_one_slice=options.allow_one_slice,
         part=options.part,
         engine=options.engine,
         workers=options.workers,
@@ -147,6 +145,39 @@ def _say_how_it_is_searched(index: Path) -> None:
         print(f"index kind {manifest.index_kind} finds {found}", file=sys.stderr)
 
 
+def _cases(options: argparse.Namespace) -> dict[str, Any]:
+    """Which images and masks `build` and `append` take, as keyword arguments."""
+    return {
+        "masks": options.masks,
+        "table": options.table,
+        "where": where(options.where),
+        "modality": options.modality,
+        "region": options.region,
+        "labels_from_folders": options.labels_from_folders,
+        "channel": options.channel,
+        "label_names": label_names(options.label_names),
+        "allow_one_slice": options.allow_one_slice,
+    }
+
+
+def _append(options: argparse.Namespace) -> None:
+    from medretrieval.pipeline import append_index
+
+    out = append_index(
+        options.index,
+        options.out,
+        options.source,
+        **embedder_options(options),
+        **_cases(options),
+        replace=options.replace,
+        note=options.note,
+        force=options.force,
+        skip_bad=options.skip_bad,
+        progress=ProgressBar(quiet=options.quiet),
+    )
+    _print(options, {"index": str(out)}, lambda: str(out))
+
+
 def _merge(options: argparse.Namespace) -> None:
     from medretrieval.index import merge
 
@@ -160,6 +191,25 @@ def _merge(options: argparse.Namespace) -> None:
     )
     _say_how_it_is_searched(out)
     _print(options, {"index": str(out)}, lambda: str(out))
+
+
+def _memories(options: argparse.Namespace) -> None:
+    from medretrieval.segmentation import load_segmenter
+    from medretrieval.segmentation.memories import remember_index
+
+    segmenter = load_segmenter(
+        options.segmenter, checkpoint=options.checkpoint, device=options.device
+    )
+    done = remember_index(
+        options.index,
+        segmenter,
+        crop=options.crop,
+        flips=options.flips,
+        labels=options.labels,
+        progress=ProgressBar(quiet=options.quiet),
+    )
+    data = {"index": options.index, "segmenter": segmenter.name, **done.to_json()}
+    _print(options, data, lambda: "\n".join(f"{key}: {value}" for key, value in data.items()))
 
 
 def _info(options: argparse.Namespace) -> None:
@@ -222,9 +272,11 @@ def _hits(result: SearchResult) -> str:
 def _segment(options: argparse.Namespace) -> None:
     from medretrieval.folders import cache_dir
     from medretrieval.imaging import check_target, read_labels, read_volume, write_labels
-    from medretrieval.pipeline import agreement, segment
+    from medretrieval.pipeline import agreement, segment, used_supports
     from medretrieval.retrieval.engine import open_index
     from medretrieval.segmentation import MemoryCache, load_segmenter
+    from medretrieval.segmentation.supports import save_supports
+    from medretrieval.segmentation.volume import slicing
 
     out = Path(options.out)
     query = read_volume(
@@ -239,6 +291,8 @@ def _segment(options: argparse.Namespace) -> None:
         truth = read_labels(options.truth, reference=query.grid)
         truth = replace(truth, names=names or index.store.vocabulary)
     pointed = prompts(options)
+    policy = slicing(index.manifest.slices, query.grid, volume_options(options))
+    supports = given_supports(options, policy, index.store.vocabulary)
     if options.agreement and options.slice is None:
         raise UsageError("--agreement is of one slice of the query; say which by --slice")
     how: dict[str, Any] = {
@@ -248,20 +302,26 @@ def _segment(options: argparse.Namespace) -> None:
             cache=MemoryCache(folder=cache_dir() / "memories"),
         ),
         "support_k": options.support_k,
+        "supports": supports,
         "labels": options.labels,
         "filters": filters(options),
+        "how": volume_options(options),
         "options": network_options(options),
         "progress": ProgressBar(quiet=options.quiet),
     }
     result = segment(
         index,
         query,
+        sets=options.sets,
         indices=None if options.slice is None else [options.slice],
         orientation=options.orientation,
         prompts=pointed,
         **how,
     )
     write_labels(result.labels, out, overwrite=options.force)
+    if options.save_supports:
+        used = used_supports(index, result, supports)
+        save_supports(used, options.save_supports, overwrite=options.force)
     data = {"query": query.name, "mask": str(out), **result.to_json()}
     columns = ["value", "name", "voxels", "ml"]
     if options.agreement:
@@ -336,6 +396,8 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace], None]] = {
     "demo": _demo,
     "build": _build,
     "merge": _merge,
+    "append": _append,
+    "memories": _memories,
     "info": _info,
     "search": _search,
     "segment": _segment,

@@ -7,16 +7,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from medretrieval.errors import UsageError
+from medretrieval.option_values import label_names, positive
 from medretrieval.segmentation.options import (
+    SLICE_BY_SLICE,
+    Axis,
     CropPolicy,
+    Keep,
     MemoryTokens,
     OptionChanges,
     Precision,
+    Propagation,
+    VolumeOptions,
 )
 from medretrieval.segmentation.prompts import Edit, Kind, Prompts, prompts_of
+from medretrieval.support_sets import DEFAULT_SUPPORT_K, Sets
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from medretrieval.types import SlicePolicy, Support
 
 _PLACES: Mapping[Kind, tuple[str, str]] = {
     "positive": ("LABEL=X,Y", "a point that belongs to the label"),
@@ -77,6 +86,37 @@ def add_network(sub: argparse.ArgumentParser) -> None:
     )
 
 
+def add_volume(sub: argparse.ArgumentParser) -> None:
+    """How the slices of a volume make one mask."""
+    whole = sub.add_argument_group("how the slices of a volume make one mask")
+    whole.add_argument(
+        "--propagate",
+        choices=get_args(Propagation),
+        default=SLICE_BY_SLICE.propagation,
+        help="none: every slice by itself; both: each structure from the slice that shows it most "
+        f"surely outwards in both directions (default: {SLICE_BY_SLICE.propagation})",
+    )
+    whole.add_argument(
+        "--keep",
+        choices=get_args(Keep),
+        default=SLICE_BY_SLICE.keep,
+        help="of every structure all that was found, or only its largest connected part "
+        f"(default: {SLICE_BY_SLICE.keep})",
+    )
+    whole.add_argument(
+        "--slice-axis",
+        choices=get_args(Axis),
+        default=SLICE_BY_SLICE.axis,
+        help="index: slices as the index has them; best: across the axis whose slices have the "
+        f"finest pixels, which --slice then counts along (default: {SLICE_BY_SLICE.axis})",
+    )
+
+
+def volume_options(options: argparse.Namespace) -> VolumeOptions:
+    """The options of `add_volume`."""
+    return VolumeOptions(propagation=options.propagate, keep=options.keep, axis=options.slice_axis)
+
+
 def add_agreement(sub: argparse.ArgumentParser) -> None:
     """How far the mask depends on single supports."""
     sub.add_argument(
@@ -87,8 +127,96 @@ def add_agreement(sub: argparse.ArgumentParser) -> None:
     )
 
 
+def add_supports(sub: argparse.ArgumentParser) -> None:
+    """From which annotated slices the query is segmented."""
+    chosen = sub.add_argument_group("which annotated slices it is segmented from")
+    chosen.add_argument(
+        "--support-k",
+        type=positive,
+        default=DEFAULT_SUPPORT_K,
+        metavar="K",
+        help="how many are retrieved for a slice, or for --sets volume, or are taken from a --pair "
+        f"(default: {DEFAULT_SUPPORT_K})",
+    )
+    chosen.add_argument(
+        "--sets",
+        choices=get_args(Sets),
+        default="slice",
+        help="retrieve a set for every slice of the query (default), or one that covers the whole "
+        "volume",
+    )
+    chosen.add_argument(
+        "--supports",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="FOLDER",
+        help="instead of retrieving: a support set that was saved, folder or zip (repeatable)",
+    )
+    chosen.add_argument(
+        "--pair",
+        action="append",
+        default=[],
+        nargs=2,
+        type=Path,
+        metavar=("IMAGE", "MASK"),
+        help="instead of retrieving: an image or volume and its label map (repeatable)",
+    )
+    chosen.add_argument(
+        "--pair-names",
+        default="",
+        metavar="1=A,2=B",
+        help="names of the values of the masks of --pair (default: as in the index)",
+    )
+    chosen.add_argument(
+        "--negatives",
+        action=argparse.BooleanOptionalAction,
+        help="whether a slice without a label is evidence of its absence (default: by segmenter)",
+    )
+    chosen.add_argument(
+        "--save-supports",
+        type=Path,
+        metavar="FOLDER",
+        help="save what it was segmented from, to be given to --supports",
+    )
+
+
+def given_supports(
+    options: argparse.Namespace, policy: SlicePolicy, names: Mapping[int, str]
+) -> list[Support] | None:
+    """The supports of --supports and --pair, None if neither is given.
+
+    Args:
+        policy: how slices are made.
+        names: of the values of masks, where --pair-names is not given.
+
+    Raises:
+        UsageError, InputError: one cannot be used.
+    """
+    if options.save_supports is not None or options.supports or options.pair:
+        from medretrieval.segmentation import supports as files
+    if options.save_supports is not None:
+        # Before minutes of work for a folder that cannot be written.
+        files.check_folder(options.save_supports, overwrite=options.force)
+    if not options.supports and not options.pair:
+        if options.pair_names:
+            raise UsageError("--pair-names names the values of the masks of --pair; give a --pair")
+        return None
+    found = [support for path in options.supports for support in files.load_supports(path)]
+    names = label_names(options.pair_names, "--pair-names") or names
+    for image, mask in options.pair:
+        found += files.supports_from_pair(
+            image,
+            mask,
+            policy=policy,
+            names=names,
+            at_most=options.support_k,
+        )
+    return files.distinct(found)
+
+
 def network_options(options: argparse.Namespace) -> OptionChanges:
-    """The options of `add_network` that were given."""
+    """The options of `add_network` that were given, and --negatives."""
     changes: OptionChanges = {}
     if options.crop is not None:
         changes["crop"] = options.crop
@@ -96,6 +224,8 @@ def network_options(options: argparse.Namespace) -> OptionChanges:
         changes["flips"] = options.flips
     if options.closer is not None:
         changes["closer"] = options.closer
+    if options.negatives is not None:
+        changes["negatives"] = options.negatives
     if options.memory is not None:
         changes["memory"] = options.memory
     return changes

@@ -20,6 +20,7 @@ LAYERS = (
     {"imaging", "similarity", "metrics", "hub", "folders"},
     {"embedders", "index", "phantoms"},
     {"retrieval", "segmentation"},
+    {"support_sets", "building"},
     {"pipeline"},
     {"demo"},
     {"evaluation"},

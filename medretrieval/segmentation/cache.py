@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -85,6 +86,14 @@ class Memory:
 _TENSORS = ("features", "pointer", "foreground")
 
 
+class MemorySource(Protocol):
+    """Where memories can be read, such as those that are stored in an index."""
+
+    def get(self, key: str) -> Memory | None:
+        """Return the memory stored as `key`, or None."""
+        ...
+
+
 class MemoryCache:
     """Memories by key, least recently used ones dropped first. Safe to share between threads.
 
@@ -94,6 +103,10 @@ class MemoryCache:
             that is damaged is logged, ignored and written again. None: nothing on disk.
         max_folder_bytes: the oldest files beyond this are deleted when a cache is made.
         half: keep and write memories as float16, twice as many in the same room.
+
+    Attributes:
+        sources: where else memories are looked for, by a name that tells the sources apart; what
+            is found there is kept in this process, and not written to `folder`.
     """
 
     def __init__(
@@ -107,6 +120,7 @@ class MemoryCache:
         self.max_bytes = max_bytes
         self.half = half
         self.folder = None if folder is None else Path(folder)
+        self.sources: dict[str, MemorySource] = {}
         self._kept: OrderedDict[str, Memory] = OrderedDict()
         self._bytes = 0
         self._lock = threading.Lock()
@@ -128,15 +142,21 @@ class MemoryCache:
             if memory is not None:
                 self._kept.move_to_end(key)
                 return memory
-        memory = self._read(key)
+        found = (source.get(key) for source in tuple(self.sources.values()))
+        memory = next((memory for memory in found if memory is not None), None)
+        if memory is None:
+            memory = self._read(key)
         if memory is None:
             return None
         memory = memory.half() if self.half else memory
         self._keep(key, memory)
         return memory
 
-    def put(self, key: str, memory: Memory) -> Memory:
+    def put(self, key: str, memory: Memory, *, on_disk: bool = True) -> Memory:
         """Store `memory`; a disk that cannot be written is logged, not an error.
+
+        Args:
+            on_disk: also in the folder, if there is one.
 
         Returns:
             The memory as `get` returns it later: use this one, and results do not depend on what
@@ -144,7 +164,7 @@ class MemoryCache:
         """
         memory = memory.half() if self.half else memory
         self._keep(key, memory)
-        if self.folder is not None:
+        if on_disk and self.folder is not None:
             try:
                 self._write(self.folder, key, memory)
             except (OSError, SafetensorError) as error:

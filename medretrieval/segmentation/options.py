@@ -11,6 +11,9 @@ from medretrieval.segmentation.crop import Box
 
 CropPolicy = Literal["none", "body", "supports", "body+supports"]
 Pointers = Literal["equal", "rank"]
+Propagation = Literal["none", "both"]
+Keep = Literal["all", "largest"]
+Axis = Literal["index", "best"]
 Precision = Literal["float32", "bfloat16"]
 MemoryTokens = Literal["all", "pooled", "foreground"]
 
@@ -80,6 +83,40 @@ class SegmentationOptions:
         return replace(self, **changes)
 
 
+@dataclass(frozen=True, kw_only=True)
+class VolumeOptions:
+    """How the slices of a volume make one label map.
+
+    Attributes:
+        propagation: "none" (every slice by itself) or "both" (from the most confident slice
+            outwards in both directions, see `propagation.propagate`).
+        neighbours: with propagation, how many slices segmented just before are shown to the network
+            beside the supports of a slice.
+        keep: of each label, "all" that was found or only the "largest" connected component; see
+            `cleanup.largest_components`.
+        axis: "index" (slices as the index's policy has them) or "best" (across the axis whose
+            slices have the finest pixels; see `volume.slicing`).
+
+    Raises:
+        UsageError: a value is not one of these.
+    """
+
+    propagation: Propagation = "none"
+    neighbours: int = 2
+    keep: Keep = "all"
+    axis: Axis = "index"
+
+    def __post_init__(self) -> None:
+        _one_of("propagation", self.propagation, get_args(Propagation))
+        _one_of("keep", self.keep, get_args(Keep))
+        _one_of("axis", self.axis, get_args(Axis))
+        if self.neighbours < 1:
+            raise UsageError(f"neighbours {self.neighbours}: expected a whole number, 1 or more")
+
+
 def _one_of(name: str, value: Any, known: tuple[str, ...], more: str = "") -> None:
     if value not in known:
         raise UsageError(f"{name} {value!r}: expected {' or '.join(map(repr, known))}{more}")
+
+
+SLICE_BY_SLICE = VolumeOptions()

@@ -28,6 +28,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from medretrieval.segmentation.bank import memory_bank
 from medretrieval.segmentation.cache import Memory
 from medretrieval.segmentation.options import MemoryTokens, Pointers, Precision
 from medretrieval.segmentation.squares import imagenet, square, square_masks
@@ -41,15 +42,6 @@ _CLAMPED = 32.0
 
 # (P, 2) float32 x, y in pixels of the network's input, and (P,) int32 codes of SAM's prompt encoder
 Points: TypeAlias = tuple[NDArray[np.float32], NDArray[np.int32]]
-
-
-class _Frame(int):
-    """A frame number that several supports may share: a number in arithmetic, itself as a key."""
-
-    __hash__ = object.__hash__
-
-    def __eq__(self, other: object) -> bool:
-        return self is other
 
 
 @dataclass(frozen=True, eq=False)
@@ -220,6 +212,7 @@ class Sam2Network:
         *,
         pointers: Pointers = "equal",
         points: Sequence[Points | None] | None = None,
+        distances: Sequence[int | None] | None = None,
         memory: MemoryTokens = "all",
     ) -> Tensor:
         """Segment a picture from memories, from points, or from both.
@@ -234,19 +227,23 @@ class Sam2Network:
                 every label needs points, and the picture is what SAM 2 calls an initial frame.
             pointers, memory: see `SegmentationOptions`.
             points: for each label its points, or None.
+            distances: for each of the K memories how many slices before the picture it is
+                (`Support.distance`), None for an annotated slice, which all are by default. What
+                lies before is to the network a frame that was tracked.
 
         Returns:
             (L, S/4, S/4) float32 logits on the CPU; S is the network's input size.
         """
         supports = len(memories[0])
         at_once = max(1, self._limit(_TOKENS) // (self._tokens * max(supports, 1)))
+        distances = [None] * supports if distances is None else distances
         logits = []
         for start in range(0, len(memories), at_once):
             batch = memories[start : start + at_once]
             asked = None if points is None else points[start : start + at_once]
             with self._computing():
                 if supports:
-                    low = self._from_memories(encoding, batch, pointers, memory, asked)
+                    low = self._from_memories(encoding, batch, pointers, memory, asked, distances)
                 else:
                     low = self._from_points(encoding, asked or ())
             logits.append(low.float().cpu())
@@ -259,21 +256,22 @@ class Sam2Network:
         pointers: Pointers,
         memory: MemoryTokens,
         points: Sequence[Points | None] | None,
+        distances: Sequence[int | None],
     ) -> Tensor:
-        foreground = torch.stack([torch.stack([m.foreground for m in row]) for row in memories])
+        bank = memory_bank(self.model, memories, distances, pointers, self.device)
+        foreground = torch.stack(
+            [torch.stack([row[k].foreground for k in bank.order]) for row in memories]
+        )
         groups = choose(foreground.to(self.device), memory)
-        supports = len(memories[0])
-        # Equal distance: one frame back, on the scale that SAM 2 has in a long video. By rank: what
-        # a video of the supports and then the query would give.
-        query = 1 if pointers == "equal" else supports
-        frames = self.model.max_obj_ptrs_in_encoder if pointers == "equal" else query + 1
+        # On the scale that SAM 2 has in a long video, or in the one that they make.
+        longest = self.model.max_obj_ptrs_in_encoder if pointers == "equal" else 0
         with _conditioned(self.model) as seen, grouped(self._cross_attentions, groups):
             out = self._track_step(
                 encoding,
                 len(memories),
-                bank=self._bank(memories, pointers),
-                frame_idx=query,
-                num_frames=max(frames, 2),
+                bank=bank.frames,
+                frame_idx=bank.query,
+                num_frames=max(longest, bank.query + 1),
             )
         low: Tensor = out["pred_masks"][:, 0]
         for row, clicks in enumerate(points or ()):
@@ -320,19 +318,6 @@ class Sam2Network:
     def _tokens(self) -> int:
         return (self.image_size // int(self.model.backbone_stride)) ** 2
 
-    def _bank(self, memories: Sequence[Sequence[Memory]], pointers: Pointers) -> dict[int, Any]:
-        bank: dict[int, Any] = {}
-        for k in range(len(memories[0])):
-            # (L, C, h, w) and (L, D)
-            features = torch.stack([row[k].features.float() for row in memories]).to(self.device)
-            pointer = torch.stack([row[k].pointer.float() for row in memories]).to(self.device)
-            bank[k if pointers == "rank" else _Frame(0)] = {
-                "maskmem_features": features,
-                "maskmem_pos_enc": [self.model.memory_encoder.position_encoding(features)],
-                "obj_ptr": pointer,
-            }
-        return bank
-
     def _track_step(
         self,
         encoding: Encoding,
@@ -340,7 +325,7 @@ class Sam2Network:
         *,
         mask_inputs: Tensor | None = None,
         point_inputs: dict[str, Tensor] | None = None,
-        bank: dict[int, Any] | None = None,
+        bank: dict[str, dict[int, Any]] | None = None,
         frame_idx: int = 0,
         num_frames: int = 1,
         run_mem_encoder: bool = False,
@@ -359,7 +344,7 @@ class Sam2Network:
             feat_sizes=sizes,
             point_inputs=point_inputs,
             mask_inputs=mask_inputs,
-            output_dict={"cond_frame_outputs": bank or {}, "non_cond_frame_outputs": {}},
+            output_dict=bank or {},
             num_frames=num_frames,
             run_mem_encoder=run_mem_encoder,
         )

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from medretrieval.errors import InputError, UsageError
+from medretrieval.errors import UsageError
 from medretrieval.imaging import make_slices, slice_axis
 from medretrieval.imaging.orientation import AS_STORED
 from medretrieval.pipeline import Segmentation
@@ -188,40 +188,17 @@ def own_pair(volume: Volume, labels: LabelVolume, policy: SlicePolicy) -> list[C
     Raises:
         InputError: nothing is labelled.
     """
-    axis = slice_axis(volume.grid, policy.axis)
-    across = tuple(a for a in range(3) if a != axis)
-    labelled = np.flatnonzero((labels.voxels != 0).any(axis=across))
-    if not len(labelled):
-        raise InputError(
-            "the mask is empty: every voxel is 0. Expected a label map in which structures have "
-            "the values 1, 2, ...; upload another mask"
-        )
-    if len(labelled) > PAIR_SLICES:
-        labelled = labelled[np.linspace(0, len(labelled) - 1, PAIR_SLICES).round().astype(int)]
+    from medretrieval.segmentation.supports import supports_from_labels
+
     pair = _token()[:8]
+    supports = supports_from_labels(
+        volume, labels, policy=policy, source=f"own-{pair}", at_most=PAIR_SLICES
+    )
+    numbers = [support.key.rpartition(":")[2] for support in supports]
     return [
-        CartItem(
-            key=f"own/{pair}/{part.index}",
-            support=Support(
-                image=part.image,
-                mask=part.mask,
-                names=names_on(part.mask, labels.names),
-                key=f"own-{pair}:{part.index}",
-            ),
-            title=f"own pair · slice {part.index}",
-        )
-        for part in make_slices(volume, policy, labels=labels, indices=labelled.tolist())
-        if part.mask is not None
+        CartItem(key=f"own/{pair}/{n}", support=support, title=f"own pair · slice {n}")
+        for n, support in zip(numbers, supports, strict=True)
     ]
-
-
-def names_on(mask: np.typing.NDArray[Any], names: Mapping[int, str]) -> dict[int, str]:
-    """Names of the labels that occur in `mask`; "label_<value>" where there is none."""
-    return {
-        int(value): names.get(int(value), f"label_{value}")
-        for value in np.unique(mask)
-        if value != 0
-    }
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -1,0 +1,95 @@
+"""What propagation, clean-up and another axis do to the Dice of whole volumes.
+
+The same queries, index and supports as in `benchmarks.dice`, segmented in several ways:
+
+    python -m benchmarks.volumes --data ../shared/data --out runs/volumes
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.dice import SETS, built
+from medretrieval.console import table
+from medretrieval.imaging import read_labels, read_volume
+from medretrieval.pipeline import segment
+from medretrieval.retrieval.engine import open_index
+from medretrieval.segmentation import VolumeOptions, load_segmenter
+
+WAYS = {
+    "slice by slice": VolumeOptions(),
+    "largest": VolumeOptions(keep="largest"),
+    "propagation, 1 neighbour": VolumeOptions(propagation="both", neighbours=1),
+    "propagation, 2 neighbours": VolumeOptions(propagation="both", neighbours=2),
+    "propagation, 4 neighbours": VolumeOptions(propagation="both", neighbours=4),
+    "propagation and largest": VolumeOptions(propagation="both", keep="largest"),
+    "best axis": VolumeOptions(axis="best"),
+}
+COLUMNS = ["set", "way", "volumes", "dice", "seconds a slice", "labels"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--out", type=Path, default=Path("runs/volumes"))
+    parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
+    parser.add_argument("--segmenter", default="sam2-micro")
+    parser.add_argument("--support-k", type=int, default=8)
+    parser.add_argument("--volumes", type=int, help="only the first so many queries of a set")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for name in options.sets:
+        rows += measure(name, options)
+        (options.out / "volumes.json").write_text(json.dumps(rows, indent=2))
+    print(table(rows, COLUMNS))
+
+
+def measure(name: str, options: argparse.Namespace) -> list[dict[str, object]]:
+    """One row a way: Dice of each label over the queries of a set, and the mean over labels."""
+    data: Path = options.data.resolve()
+    organ, labels = SETS[name]
+    index = open_index(built(name, data, options.out))
+    model = load_segmenter(options.segmenter)
+    with (data / "volumes.csv").open() as file:
+        queries = [r for r in csv.DictReader(file) if r["split"] == "query" and r["organ"] == organ]
+    rows: list[dict[str, object]] = []
+    for way in options.ways:
+        scores, slices, seconds = [], 0, 0.0
+        for query in queries[: options.volumes]:
+            volume = read_volume(data / query["path"], modality=query["modality"])
+            truth = read_labels(data / query["mask"], reference=volume.grid)
+            start = time.perf_counter()
+            result = segment(
+                index, volume, segmenter=model, support_k=options.support_k, how=WAYS[way]
+            )
+            seconds += time.perf_counter() - start
+            slices += result.slices
+            dice = result.dice(type(truth)(voxels=truth.voxels, grid=truth.grid, names=labels))
+            scores.append([dice.get(label, 1.0) for label in labels.values()])
+        mean = np.mean(scores, axis=0)
+        per_label = zip(labels.values(), mean.tolist(), strict=True)
+        rows.append(
+            {
+                "set": name,
+                "way": way,
+                "volumes": len(scores),
+                "dice": round(float(mean.mean()), 3),
+                "seconds a slice": round(seconds / max(slices, 1), 3),
+                "labels": ", ".join(f"{label} {value:.3f}" for label, value in per_label),
+            }
+        )
+        print(rows[-1], file=sys.stderr, flush=True)
+    return rows
+
+
+if __name__ == "__main__":
+    main()
