@@ -197,6 +197,33 @@ def test_the_order_of_supports_does_not_matter(
     assert 1e-4 < np.abs(first.logits - exact.logits).max()
 
 
+def test_tracked_slices_keep_their_own_foreground(
+    toys: Any, models: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prompted frames are attended to first, then tracked ones, in whatever order they come."""
+    monkeypatch.setattr("medretrieval.segmentation.tokens.MARGIN", 0)
+    network = toys.as_segmenter(models(True)).network
+    *supports, query = network.encode([toys.picture(seed)[0] for seed in range(5)])
+    memories = []
+    for number, encoding in enumerate(supports):
+        mask = np.zeros((64, 64), np.bool_)
+        mask[16 * number : 16 * number + 16, 16 * number : 64] = True
+        memories += network.remember(encoding, [mask])
+    distances = [2, None, 1, None]
+    results = [
+        network.segment(
+            query,
+            [[memories[k] for k in order]],
+            memory="foreground",
+            distances=[distances[k] for k in order],
+        )
+        for order in ([0, 1, 2, 3], [1, 3, 0, 2], [2, 3, 1, 0])
+    ]
+    assert len({len(m.foreground.nonzero()) for m in memories}) == 4
+    for other in results[1:]:
+        torch.testing.assert_close(other, results[0], atol=1e-4, rtol=0)
+
+
 @pytest.mark.parametrize("memory", ["pooled", "foreground"])
 def test_windows_of_one_token_give_sam2s_own_result(
     toys: Any, models: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, memory: str
