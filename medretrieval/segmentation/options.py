@@ -52,9 +52,11 @@ class SegmentationOptions:
             `SAM2VideoPredictor` would have it; the last support is the nearest. No effect on a
             network without object pointers (`sam2-micro`).
         memory: what of the supports' memories the query is compared with. "all": every token, as
-            SAM 2 does. "pooled": means of 2 x 2 neighbours, a quarter of the tokens.
-            "foreground": every token at and next to the label, means of 4 x 4 neighbours
-            elsewhere. The last two are approximations; see `tokens` for what they compute.
+            SAM 2 does. "foreground": every token of the label and next to it, and means of 2 x 2
+            neighbours elsewhere; an approximation for many supports at a high resolution. "pooled":
+            means of 2 x 2 neighbours everywhere, a quarter of the tokens; for networks that were
+            trained with it, such as EfficientTAM's `_1`, and a coarse approximation for others.
+            `tokens` tells what they compute.
 
     Raises:
         UsageError: a value is not one of these.

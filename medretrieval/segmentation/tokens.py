@@ -29,10 +29,10 @@ from torch.overrides import TorchFunctionMode
 
 from medretrieval.segmentation.options import MemoryTokens
 
-# Chosen by measurement; see docs/segmentation-speed.md.
-POOLED_WINDOW = 2
-BACKGROUND_WINDOW = 4
-MARGIN = 1
+# Side of the windows, and how many tokens around a label are kept. Measured: windows of 4, or a
+# margin of 0, lose several times as much (python -m benchmarks.approximations).
+WINDOW = 2
+MARGIN = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,9 +102,9 @@ def choose(foreground: Tensor, memory: MemoryTokens) -> Groups | None:
         None for "all": every token on its own.
     """
     if memory == "pooled":
-        return group(torch.zeros_like(foreground), window=POOLED_WINDOW)
+        return group(torch.zeros_like(foreground), window=WINDOW)
     if memory == "foreground":
-        return group(near(foreground, margin=MARGIN), window=BACKGROUND_WINDOW)
+        return group(near(foreground, margin=MARGIN), window=WINDOW)
     return None
 
 

@@ -86,9 +86,9 @@ def test_options_and_their_numbers_of_tokens() -> None:
     pooled, near_label = choose(foreground, "pooled"), choose(foreground, "foreground")
     assert pooled is not None
     assert pooled.sizes.shape == (1, 2 * 16)
-    # Nine kept at the label, and what is left of four windows in either support.
+    # 5 x 5 kept around the label, which take in four windows of the first support.
     assert near_label is not None
-    assert near_label.sizes.shape == (1, 9 + 4 + 4)
+    assert near_label.sizes.shape == (1, 25 + 12 + 16)
 
 
 def attention(heads: int = 2) -> Any:
@@ -180,8 +180,14 @@ def test_modules_are_themselves_again_after_an_error() -> None:
 @pytest.mark.parametrize("pointers", [False, True])
 @pytest.mark.parametrize("memory", ["pooled", "foreground"])
 def test_the_order_of_supports_does_not_matter(
-    toys: Any, models: Callable[..., Any], pointers: bool, memory: str
+    toys: Any,
+    models: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    pointers: bool,
+    memory: str,
 ) -> None:
+    # On a grid of 4 x 4 nothing would be left to group.
+    monkeypatch.setattr("medretrieval.segmentation.tokens.MARGIN", 0)
     segmenter = toys.as_segmenter(models(pointers))
     supports, query = toys.supports(3), toys.picture(99)[0]
     exact = segmenter.segment(query, supports, **PLAIN, pointers="equal")
@@ -191,16 +197,42 @@ def test_the_order_of_supports_does_not_matter(
     assert 1e-4 < np.abs(first.logits - exact.logits).max()
 
 
-@pytest.mark.parametrize("name", ["POOLED_WINDOW", "BACKGROUND_WINDOW"])
+def test_tracked_slices_keep_their_own_foreground(
+    toys: Any, models: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prompted frames are attended to first, then tracked ones, in whatever order they come."""
+    monkeypatch.setattr("medretrieval.segmentation.tokens.MARGIN", 0)
+    network = toys.as_segmenter(models(True)).network
+    *supports, query = network.encode([toys.picture(seed)[0] for seed in range(5)])
+    memories = []
+    for number, encoding in enumerate(supports):
+        mask = np.zeros((64, 64), np.bool_)
+        mask[16 * number : 16 * number + 16, 16 * number : 64] = True
+        memories += network.remember(encoding, [mask])
+    distances = [2, None, 1, None]
+    results = [
+        network.segment(
+            query,
+            [[memories[k] for k in order]],
+            memory="foreground",
+            distances=[distances[k] for k in order],
+        )
+        for order in ([0, 1, 2, 3], [1, 3, 0, 2], [2, 3, 1, 0])
+    ]
+    assert len({len(m.foreground.nonzero()) for m in memories}) == 4
+    for other in results[1:]:
+        torch.testing.assert_close(other, results[0], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("memory", ["pooled", "foreground"])
 def test_windows_of_one_token_give_sam2s_own_result(
-    toys: Any, models: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, name: str
+    toys: Any, models: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, memory: str
 ) -> None:
     """The whole network, with object pointers, several labels and absent ones."""
-    monkeypatch.setattr(f"medretrieval.segmentation.tokens.{name}", 1)
+    monkeypatch.setattr("medretrieval.segmentation.tokens.WINDOW", 1)
     segmenter = toys.as_segmenter(models(True))
     supports, query = [*toys.supports(2), *toys.supports(1, labels=1)], toys.picture(99)[0]
     exact = segmenter.segment(query, supports, **PLAIN)
-    memory = "pooled" if name == "POOLED_WINDOW" else "foreground"
     found = segmenter.segment(query, supports, **PLAIN, memory=memory)
     np.testing.assert_allclose(found.logits, exact.logits, atol=1e-4, rtol=0)
 
