@@ -9,12 +9,11 @@ frames tracked (Ravi et al., 2024, section 4, "Memory bank").
 How it differs from SAM 2's tracking: the memory of a slice is encoded from its label map (ones and
 zeros, no voxel of two labels) and not from the logits of one label.
 
-Who wins a voxel is decided by logits. Of the slice that it starts from a label has the logits from
-supports alone, of every other slice those from supports and neighbours. Of two labels the higher
-logit wins, and background where none is positive. A label passes every slice once, away from its
-start, so the two directions never meet. A label that was found on no slice stays as it was.
-
-Measured with `sam2-micro` by `python -m benchmarks.volumes`; see the card of its weights.
+Who wins a voxel is decided by logits. Of the slice that it starts from, and of slices without a
+neighbour, a label has the logits from supports alone, of every other those from supports and
+neighbours. Of two labels the higher logit wins, and background where none is positive. A label
+passes every slice once, away from its start, so the two directions never meet. A label that was
+found on no slice stays as it was.
 """
 
 from __future__ import annotations
@@ -141,7 +140,8 @@ def propagate(
     """Let what was found on each slice help on the next ones; `found` is changed in place.
 
     Args:
-        found: the slices of a volume that were segmented from supports alone, by ascending index.
+        found: the slices of a volume that were segmented from supports alone, by ascending index,
+            perhaps more quickly than by `changes`.
         segmenter: what segmented them.
         neighbours: how many slices segmented just before are shown, at most; they must lie within
             as many slices. A network without temporal positions, such as `sam2-micro`, takes
@@ -150,19 +150,21 @@ def propagate(
         changes: options for `Segmenter.segment`.
     """
     start = starts(found)
+    for label, place in start.items():
+        first = found[place]
+        first.add(*segment_members(segmenter, [first.member], [label], no_progress, changes))
     for direction in (1, -1):
         for done, place in enumerate(range(len(found))[::direction], start=1):
             here = found[place]
             together: dict[tuple[int, ...], list[str]] = {}
             for label in here.labels:
-                if label in start:
+                if label in start and (place - start[label]) * direction > 0:
                     seen = _behind(found, label, place, start[label], direction, neighbours)
                     together.setdefault(seen, []).append(label)
             for seen, labels in together.items():
-                if seen:
-                    shown = [found[i].as_support(_apart(found[i], here)) for i in seen]
-                    member = replace(here.member, supports=[*here.member.supports, *shown])
-                    here.add(*segment_members(segmenter, [member], labels, no_progress, changes))
+                shown = [found[i].as_support(_apart(found[i], here)) for i in seen]
+                member = replace(here.member, supports=[*here.member.supports, *shown])
+                here.add(*segment_members(segmenter, [member], labels, no_progress, changes))
             passed = done + (len(found) if direction < 0 else 0)
             progress(passed, 2 * len(found), "propagating")
 
@@ -172,7 +174,7 @@ def _behind(
 ) -> tuple[int, ...]:
     """Places from `start` to before `place` where a label was looked for, the nearest first.
 
-    None where `start` does not lie behind in this direction, and none further than `most` slices.
+    None is further away than `most` slices.
     """
     behind = range(place - direction, start - direction, -direction)
     return tuple(

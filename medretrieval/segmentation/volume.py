@@ -109,9 +109,13 @@ def segment_volume(
             else:
                 step(1, 1, "segmenting")
 
-    slices = _slice_wise(members(), segmenter, labels, step, changes)
     if how.propagation == "both":
+        # What is only looked for to start from needs no closer look.
+        quick: OptionChanges = {**changes, "closer": False}
+        slices = _slice_wise(members(), segmenter, labels, step, quick)
         slices = _propagated(slices, segmenter, how.neighbours, progress, changes)
+    else:
+        slices = _slice_wise(members(), segmenter, labels, step, changes)
     found = [
         (member.piece.index, cut.stored(member.piece, result), result.names)
         for member, result in slices

@@ -47,11 +47,15 @@ def some(pixels: int, value: float) -> NDArray[np.float32]:
 
 
 class Follower:
-    """A stand-in for a segmenter: a label is, surely, where the first neighbour has it."""
+    """A stand-in for a segmenter: a label is, surely, where the first neighbour has it.
+
+    Without a neighbour it is where it was found.
+    """
 
     name = "follower"
 
-    def __init__(self) -> None:
+    def __init__(self, found: Sequence[Found]) -> None:
+        self.alone = {slice_.member.piece.index: slice_.result() for slice_ in found}
         self.calls: list[tuple[int, tuple[str, ...], list[tuple[int, int]]]] = []
 
     def segment_batch(
@@ -68,10 +72,15 @@ class Follower:
         assert labels is not None
         shown = [(int(s.image[0, 0]), s.distance or 0) for s in before]
         self.calls.append((int(image[0, 0]), tuple(labels), shown))
-        value_of = {name: value for value, name in before[0].names.items()}
-        logits = np.stack([np.where(before[0].mask == value_of[n], 100, -100) for n in labels])
         names = {value: name for value, name in NAMES.items() if name in labels}
-        maps = logits.astype(np.float32)
+        if before:
+            value_of = {name: value for value, name in before[0].names.items()}
+            maps = np.stack([np.where(before[0].mask == value_of[n], 100, -100) for n in labels])
+            maps = maps.astype(np.float32)
+        else:
+            alone = self.alone[int(image[0, 0])]
+            rows = [list(alone.names.values()).index(name) for name in labels]
+            maps = alone.logits[rows]
         return [SliceSegmentation(mask=merge(maps, list(names)), logits=maps, names=names)]
 
 
@@ -97,7 +106,7 @@ def test_slices_are_visited_outwards_with_their_neighbours() -> None:
     slices = [
         found(i, a=some(12, 3 if i == 2 else 1), b=some(12, 3 if i == 1 else 1)) for i in range(4)
     ]
-    segmenter = Follower()
+    segmenter = Follower(slices)
     steps: list[tuple[int, int]] = []
     propagate(
         slices,
@@ -107,6 +116,8 @@ def test_slices_are_visited_outwards_with_their_neighbours() -> None:
         progress=lambda done, total, message: steps.append((done, total)),
     )
     assert segmenter.calls == [
+        (2, ("a",), []),
+        (1, ("b",), []),
         (2, ("b",), [(1, 1)]),
         (3, ("a",), [(2, 1)]),
         (3, ("b",), [(2, 1), (1, 2)]),
@@ -119,21 +130,25 @@ def test_slices_are_visited_outwards_with_their_neighbours() -> None:
 
 def test_labels_that_see_the_same_neighbours_go_through_together() -> None:
     slices = [found(i, a=some(12, 5.0 - i), b=some(12, 5.0 - i)) for i in range(3)]
-    segmenter = Follower()
+    segmenter = Follower(slices)
     propagate(slices, segmenter, neighbours=1, changes={})
-    assert segmenter.calls == [(1, ("a", "b"), [(0, 1)]), (2, ("a", "b"), [(1, 1)])]
+    assert segmenter.calls[2:] == [(1, ("a", "b"), [(0, 1)]), (2, ("a", "b"), [(1, 1)])]
 
 
 def test_only_near_slices_that_know_the_label_are_neighbours() -> None:
     slices = [found(0, a=5.0), found(3, a=1.0), found(4, b=5.0), found(5, a=1.0), found(9, a=1.0)]
-    segmenter = Follower()
+    segmenter = Follower(slices)
     propagate(slices, segmenter, neighbours=2, changes={})
-    assert segmenter.calls == [(5, ("a",), [(3, 2)])]
+    # 0 and 4 are the starts; 3 and 9 are too far from any.
+    assert segmenter.calls == [
+        *((0, ("a",), []), (4, ("b",), [])),
+        *((3, ("a",), []), (5, ("a",), [(3, 2)]), (9, ("a",), [])),
+    ]
 
 
 def test_what_a_slice_shows_with_its_neighbours_replaces_what_it_shows_alone() -> None:
     slices = [found(0, a=some(12, 5)), found(1, a=-10.0)]
-    propagate(slices, Follower(), neighbours=1, changes={})
+    propagate(slices, Follower(slices), neighbours=1, changes={})
     np.testing.assert_allclose(slices[0].result().logits[0], some(12, 5))
     expected = np.where(some(12, 1) > 0, 100, LEAST)
     np.testing.assert_array_equal(slices[1].result().logits[0], expected)
@@ -146,19 +161,18 @@ def test_of_two_labels_the_higher_logit_wins_and_is_what_the_next_slice_sees() -
         found(1, a=-1.0, b=4.0),
         found(2, a=-1.0, b=0.5),
     ]
-    propagate(slices, Follower(), neighbours=1, changes={})
+    propagate(slices, Follower(slices), neighbours=1, changes={})
     # a starts on slice 0, the only one that shows it; b on slice 1, which shows more of it.
     first = some(12, 1) > 0
     np.testing.assert_array_equal(slices[1].result().mask, np.where(first, 1, 2))
     np.testing.assert_array_equal(slices[2].result().mask, np.where(first, 1, 2))
 
 
-def test_a_label_found_nowhere_and_a_single_slice_are_left_as_they_were() -> None:
-    segmenter = Follower()
-    propagate([found(0, a=-1.0), found(1, a=-2.0)], segmenter, neighbours=2, changes={})
-    propagate([found(0, a=3.0)], segmenter, neighbours=2, changes={})
-    propagate([], segmenter, neighbours=2, changes={})
-    assert segmenter.calls == []
+def test_a_label_found_nowhere_is_left_as_it_was() -> None:
+    for slices in ([found(0, a=-1.0), found(1, a=-2.0)], []):
+        segmenter = Follower(slices)
+        propagate(slices, segmenter, neighbours=2, changes={})
+        assert segmenter.calls == []
 
 
 @given(arrays(np.float32, SIZE, elements=st.floats(-1024, 1024, width=32)))
@@ -173,16 +187,11 @@ def test_progress_may_cancel() -> None:
         if done == 2:
             raise Cancelled("enough")
 
-    segmenter = Follower()
+    slices = [found(i, a=5.0) for i in range(5)]
+    segmenter = Follower(slices)
     with pytest.raises(Cancelled, match="enough"):
-        propagate(
-            [found(i, a=5.0) for i in range(5)],
-            segmenter,
-            neighbours=1,
-            changes={},
-            progress=cancel,
-        )
-    assert len(segmenter.calls) == 1
+        propagate(slices, segmenter, neighbours=1, changes={}, progress=cancel)
+    assert len(segmenter.calls) == 2
 
 
 def test_a_network_without_temporal_positions_takes_neighbours_for_supports(

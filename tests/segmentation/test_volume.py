@@ -27,6 +27,7 @@ class Bright:
     def __init__(self) -> None:
         self.calls: list[tuple[int, Any]] = []
         self.seen: list[tuple[NDArray[np.uint8], Any]] = []
+        self.closer: list[bool | None] = []
 
     def segment_batch(
         self,
@@ -39,6 +40,7 @@ class Bright:
         **changes: Any,
     ) -> list[SliceSegmentation]:
         self.calls.append((len(images), labels))
+        self.closer.append(changes.get("closer"))
         self.seen += zip(images, prompts or [None] * len(images), strict=True)
         results = []
         for done, (image, chosen_supports) in enumerate(zip(images, supports, strict=True), 1):
@@ -266,8 +268,9 @@ def test_propagation_goes_through_the_volume_and_counts_its_steps(indices: Any) 
         *((i, count, "segmenting slices") for i in range(1, count + 1)),
         *((i, 2 * count, "propagating") for i in range(1, 2 * count + 1)),
     ]
-    # All at once, and then each but the start, from which the others follow.
-    assert [n for n, _ in segmenter.calls] == [count] + [1] * (count - 1)
+    # All at once, and then each once more, first the start, from which the others follow.
+    assert [n for n, _ in segmenter.calls] == [count] + [1] * count
+    assert segmenter.closer == [False] + [None] * count
     assert (result.voxels == 1).sum() == 16 * count
 
 
