@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, get_args
 
 from medretrieval.errors import UsageError
-from medretrieval.segmentation.options import CropPolicy, OptionChanges
+from medretrieval.segmentation.options import CropPolicy, OptionChanges, Tiles
 from medretrieval.segmentation.prompts import Edit, Kind, Prompts, prompts_of
 
 if TYPE_CHECKING:
@@ -37,6 +37,13 @@ def add_network(sub: argparse.ArgumentParser) -> None:
         action=argparse.BooleanOptionalAction,
         help="look at every structure once more in a crop of its own (default: by segmenter)",
     )
+    looks.add_argument(
+        "--tiles",
+        type=_tiles,
+        metavar="auto|N",
+        help="segment in N x N tiles; auto: labels that are thin for the network's output, in as "
+        "many as they need (default: by segmenter)",
+    )
 
 
 def add_agreement(sub: argparse.ArgumentParser) -> None:
@@ -58,7 +65,17 @@ def network_options(options: argparse.Namespace) -> OptionChanges:
         changes["flips"] = options.flips
     if options.closer is not None:
         changes["closer"] = options.closer
+    if options.tiles is not None:
+        changes["tiles"] = options.tiles
     return changes
+
+
+def _tiles(text: str) -> Tiles:
+    if text == "auto":
+        return "auto"
+    if not (text.isdecimal() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected auto or a number, 1 or more")
+    return int(text)
 
 
 def add_prompts(sub: argparse.ArgumentParser) -> None:

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors import safe_open
@@ -39,7 +40,7 @@ def make_bank(out: Path, cases: int, *, first_seed: int = 50_000) -> None:
             case = make_case(kind, first_seed + seed, quick=True)
             slices = list(make_slices(case.volume, SlicePolicy(), labels=case.labels))
             images = torch.stack([torch.from_numpy(s.image.copy()) for s in slices])[:, None]
-            masks = torch.stack([torch.from_numpy(s.mask.astype("uint8")) for s in slices])
+            masks = torch.stack([torch.from_numpy(np.asarray(s.mask, np.uint8)) for s in slices])
             size = (SIDE, SIDE)
             small = F.interpolate(images.float(), size=size, mode="bilinear", antialias=True)
             tensors[f"{kind}/{seed}/images"] = small[:, 0].round().to(torch.uint8)
@@ -54,7 +55,7 @@ def make_bank(out: Path, cases: int, *, first_seed: int = 50_000) -> None:
 def _bank(path: str) -> tuple[object, dict[str, list[str]]]:
     file = safe_open(path, framework="pt")
     kinds: dict[str, list[str]] = {}
-    for name in file.keys():
+    for name in file.keys():  # type: ignore[no-untyped-call]
         kind, seed, what = name.split("/")
         if what == "images":
             kinds.setdefault(kind, []).append(seed)

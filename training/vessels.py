@@ -64,7 +64,7 @@ def _depth(segments: np.ndarray, size: int) -> Tensor:
     data = torch.from_numpy(segments.astype(np.float32))
     deepest = torch.full((size * size,), -9.0)
     px, py = x.reshape(-1, 1), y.reshape(-1, 1)
-    for part in data.split(64):
+    for part in torch.split(data, 64):
         ax, ay, bx, by, w = part.unbind(1)
         dx, dy = bx - ax, by - ay
         along = ((px - ax) * dx + (py - ay) * dy) / (dx * dx + dy * dy + 1e-9)

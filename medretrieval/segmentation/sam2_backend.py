@@ -31,6 +31,8 @@ from torch import Tensor
 from medretrieval.segmentation.cache import Memory
 from medretrieval.segmentation.options import Pointers
 
+# Pixels of the input along a side of one cell of the mask decoder's output.
+CELL = 4
 # How much goes through the network at once: pixels of pictures, tokens of memories.
 _PIXELS = {"cpu": 2**20, "cuda": 2**23}
 _TOKENS = {"cpu": 2**18, "cuda": 2**21}
