@@ -17,6 +17,7 @@ from medretrieval.segmentation.options import (
     OptionChanges,
     Precision,
     Propagation,
+    Tiles,
     VolumeOptions,
 )
 from medretrieval.segmentation.prompts import Edit, Kind, Prompts, prompts_of
@@ -83,6 +84,13 @@ def add_network(sub: argparse.ArgumentParser) -> None:
         choices=get_args(MemoryTokens),
         help="what of the supports' memories it compares with: all, or fewer for many supports on "
         "a CPU, which costs accuracy (default: by segmenter)",
+    )
+    looks.add_argument(
+        "--tiles",
+        type=_tiles,
+        metavar="auto|N",
+        help="segment in N x N tiles; auto: labels that are thin for the network's output, in as "
+        "many as they need (default: by segmenter)",
     )
 
 
@@ -228,7 +236,17 @@ def network_options(options: argparse.Namespace) -> OptionChanges:
         changes["negatives"] = options.negatives
     if options.memory is not None:
         changes["memory"] = options.memory
+    if options.tiles is not None:
+        changes["tiles"] = options.tiles
     return changes
+
+
+def _tiles(text: str) -> Tiles:
+    if text == "auto":
+        return "auto"
+    if not (text.isdecimal() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected auto or a number, 1 or more")
+    return int(text)
 
 
 def add_prompts(sub: argparse.ArgumentParser) -> None:
