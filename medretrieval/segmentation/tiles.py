@@ -123,7 +123,10 @@ def tiles_for(widths: Sequence[float]) -> int:
         widths: `thickness` on the supports; those that do not show it (0) do not count.
     """
     shown = [width for width in widths if width > 0]
-    return min(MOST, ceil(WIDTH / float(np.median(shown)) - 1e-9)) if shown else 1
+    if not shown:
+        return 1
+    width = max(float(np.median(shown)), WIDTH / MOST)
+    return ceil(WIDTH / width - 1e-9)
 
 
 def grid(count: int, inside: Box) -> tuple[Box, ...]:
