@@ -24,13 +24,13 @@ from medretrieval.retrieval.engine import open_index
 from medretrieval.segmentation import VolumeOptions, load_segmenter
 
 WAYS = {
-    "slice by slice": VolumeOptions(),
-    "largest": VolumeOptions(keep="largest"),
-    "propagation, 1 neighbour": VolumeOptions(propagation="both", neighbours=1),
-    "propagation, 2 neighbours": VolumeOptions(propagation="both", neighbours=2),
-    "propagation, 4 neighbours": VolumeOptions(propagation="both", neighbours=4),
-    "propagation and largest": VolumeOptions(propagation="both", keep="largest"),
-    "best axis": VolumeOptions(axis="best"),
+    "slice by slice": VolumeOptions(propagation="none"),
+    "slice by slice, largest": VolumeOptions(propagation="none", keep="largest"),
+    "1 neighbour": VolumeOptions(neighbours=1),
+    "2 neighbours": VolumeOptions(neighbours=2),
+    "4 neighbours": VolumeOptions(neighbours=4),
+    "2 neighbours, largest": VolumeOptions(neighbours=2, keep="largest"),
+    "2 neighbours, best axis": VolumeOptions(neighbours=2, axis="best"),
 }
 COLUMNS = ["set", "way", "volumes", "dice", "seconds a slice", "labels"]
 

@@ -18,7 +18,7 @@ from medretrieval.building import build_index as build_index
 from medretrieval.errors import UsageError
 from medretrieval.metrics.segmentation import dice
 from medretrieval.retrieval.fusion import search_fused as search_fused
-from medretrieval.segmentation.options import SLICE_BY_SLICE, VolumeOptions
+from medretrieval.segmentation.options import VOLUME_DEFAULTS, VolumeOptions
 from medretrieval.segmentation.registry import DEFAULT_SEGMENTER
 from medretrieval.support_sets import DEFAULT_SUPPORT_K as DEFAULT_SUPPORT_K
 from medretrieval.support_sets import Sets, support_sets
@@ -133,7 +133,7 @@ def segment(
     filters: Filters | None = None,
     orientation: str = "as stored",
     prompts: Mapping[int, Mapping[str, Prompts]] | None = None,
-    how: VolumeOptions = SLICE_BY_SLICE,
+    how: VolumeOptions = VOLUME_DEFAULTS,
     options: OptionChanges | None = None,
     progress: Progress = no_progress,
 ) -> Segmentation:
@@ -263,7 +263,7 @@ def agreement(
     labels: Sequence[str] | None = None,
     filters: Filters | None = None,
     orientation: str = "as stored",
-    how: VolumeOptions = SLICE_BY_SLICE,
+    how: VolumeOptions = VOLUME_DEFAULTS,
     options: OptionChanges | None = None,
     progress: Progress = no_progress,
 ) -> Agreement:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from medretrieval.errors import UsageError
 from medretrieval.option_values import label_names, positive
 from medretrieval.segmentation.options import (
-    SLICE_BY_SLICE,
+    VOLUME_DEFAULTS,
     Axis,
     CropPolicy,
     Keep,
@@ -100,23 +100,23 @@ def add_volume(sub: argparse.ArgumentParser) -> None:
     whole.add_argument(
         "--propagate",
         choices=get_args(Propagation),
-        default=SLICE_BY_SLICE.propagation,
+        default=VOLUME_DEFAULTS.propagation,
         help="none: every slice by itself; both: each structure from the slice that shows it most "
-        f"surely outwards in both directions (default: {SLICE_BY_SLICE.propagation})",
+        f"surely outwards in both directions (default: {VOLUME_DEFAULTS.propagation})",
     )
     whole.add_argument(
         "--keep",
         choices=get_args(Keep),
-        default=SLICE_BY_SLICE.keep,
+        default=VOLUME_DEFAULTS.keep,
         help="of every structure all that was found, or only its largest connected part "
-        f"(default: {SLICE_BY_SLICE.keep})",
+        f"(default: {VOLUME_DEFAULTS.keep})",
     )
     whole.add_argument(
         "--slice-axis",
         choices=get_args(Axis),
-        default=SLICE_BY_SLICE.axis,
+        default=VOLUME_DEFAULTS.axis,
         help="index: slices as the index has them; best: across the axis whose slices have the "
-        f"finest pixels, which --slice then counts along (default: {SLICE_BY_SLICE.axis})",
+        f"finest pixels, which --slice then counts along (default: {VOLUME_DEFAULTS.axis})",
     )
 
 

@@ -97,7 +97,7 @@ class VolumeOptions:
 
     Attributes:
         propagation: "none" (every slice by itself) or "both" (from the most confident slice
-            outwards in both directions, see `propagation.propagate`).
+            outwards in both directions, see `propagation.propagate`). No difference to one slice.
         neighbours: with propagation, how many slices segmented just before are shown to the network
             beside the supports of a slice.
         keep: of each label, "all" that was found or only the "largest" connected component; see
@@ -109,7 +109,7 @@ class VolumeOptions:
         UsageError: a value is not one of these.
     """
 
-    propagation: Propagation = "none"
+    propagation: Propagation = "both"
     neighbours: int = 2
     keep: Keep = "all"
     axis: Axis = "index"
@@ -127,4 +127,4 @@ def _one_of(name: str, value: Any, known: tuple[str, ...], more: str = "") -> No
         raise UsageError(f"{name} {value!r}: expected {' or '.join(map(repr, known))}{more}")
 
 
-SLICE_BY_SLICE = VolumeOptions()
+VOLUME_DEFAULTS = VolumeOptions()
