@@ -9,6 +9,7 @@ import argparse
 import json
 import logging
 import os
+import shlex
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from medretrieval.arguments import parser
 from medretrieval.console import ProgressBar, plain, table
 from medretrieval.errors import MedRetrievalError, UsageError
+from medretrieval.evaluate_arguments import few_shot_options, few_shot_sets
 from medretrieval.option_values import index_parameters, label_names, where
 from medretrieval.query_arguments import (
     AS_STORED,
@@ -45,6 +47,7 @@ def main(args: Sequence[str] | None = None) -> int:
     # Native libraries print banners to stderr that no user of a command line needs.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     options = parser().parse_args(args)
+    options.asked = shlex.join(["medretrieval", *(sys.argv[1:] if args is None else args)])
     logging.basicConfig(
         stream=sys.stderr,
         level=logging.DEBUG if options.debug else logging.WARNING,
@@ -373,6 +376,23 @@ def _explain(options: argparse.Namespace) -> None:
         raise found.problem
 
 
+def _evaluate(options: argparse.Namespace) -> None:
+    from medretrieval.evaluation.few_shot import few_shot
+
+    report = few_shot(
+        few_shot_sets(options),
+        options.out,
+        options=few_shot_options(options),
+        segmenter=options.segmenter,
+        checkpoint=options.checkpoint,
+        embedder=options.embedder,
+        fresh=options.fresh,
+        command=options.asked,
+        progress=ProgressBar(quiet=options.quiet),
+    )
+    _print(options, report, lambda: f"{options.out / 'report.md'}")
+
+
 def _embedders(options: argparse.Namespace) -> None:
     from medretrieval.embedders import list_embedders
 
@@ -400,6 +420,7 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace], None]] = {
     "search": _search,
     "segment": _segment,
     "explain": _explain,
+    "evaluate": _evaluate,
     "embedders": _embedders,
     "segmenters": _segmenters,
 }

@@ -1,0 +1,284 @@
+"""What a few-shot study found: means with intervals, as JSON and as Markdown."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from math import isnan
+from typing import Any
+
+import numpy as np
+
+from medretrieval import __version__
+from medretrieval.evaluation.methods import parse_method
+from medretrieval.evaluation.published import PUBLISHED
+from medretrieval.evaluation.sets import EvaluationSet
+from medretrieval.metrics.intervals import bootstrap_interval
+from medretrieval.types import RESEARCH_ONLY
+
+SCHEMA = 1
+MEAN = "mean"
+_PACKAGES = ("numpy", "scipy", "torch", "sam2", "faiss-cpu", "SimpleITK")
+_METRICS = ("dice", "slice_dice", "hd95")
+
+
+def few_shot_report(
+    sets: Sequence[EvaluationSet],
+    results: Sequence[Mapping[str, Any]],
+    *,
+    segmenter: str,
+    embedder: str,
+    options: Mapping[str, Any],
+    command: str | None,
+    seed: int,
+) -> dict[str, Any]:
+    """Everything that report.json holds.
+
+    Args:
+        results: of every volume and method, as `few_shot` makes them.
+        seed: of the bootstrap.
+    """
+    summaries = []
+    for chosen in sets:
+        own = [r for r in results if r["set"] == chosen.name]
+        labels = list(chosen.labels.values())
+        summaries.append(
+            {
+                "name": chosen.name,
+                "title": chosen.title,
+                "labels": labels,
+                "every": chosen.every,
+                "methods": _per_method([r for r in own if r["in_table"]], labels, segmenter, seed),
+                "curve": _per_method([r for r in own if r["on_curve"]], labels, segmenter, seed),
+                "published": [
+                    {
+                        "source": p.source,
+                        "method": p.method,
+                        "like": p.like,
+                        "scores": dict(p.scores),
+                    }
+                    for p in PUBLISHED.get(chosen.published or "", ())
+                ],
+            }
+        )
+    return {
+        "schema": SCHEMA,
+        "protocol": "few-shot",
+        "note": RESEARCH_ONLY,
+        "command": command,
+        "segmenter": segmenter,
+        "embedder": embedder,
+        "options": dict(options),
+        "versions": _versions(),
+        "machine": {
+            "system": platform.platform(),
+            "processor": _processor(),
+            "python": platform.python_version(),
+            "threads": _threads(),
+        },
+        "sets": summaries,
+        "volumes": [dict(result) for result in results],
+    }
+
+
+def _per_method(
+    results: Sequence[Mapping[str, Any]], labels: Sequence[str], segmenter: str, seed: int
+) -> list[dict[str, Any]]:
+    """One entry a method, in order of appearance; differences are to the first."""
+    by_method: dict[str, list[Mapping[str, Any]]] = {}
+    for result in results:
+        by_method.setdefault(result["method"], []).append(result)
+    entries = []
+    first: Mapping[str, float] = {}
+    for name, own in by_method.items():
+        means = {r["volume_id"]: _mean_over_labels(r, labels, "dice") for r in own}
+        first = first or means
+        patients = [r["patient"] for r in own]
+        entries.append(
+            {
+                "method": name,
+                "title": parse_method(name, 0).title(segmenter),
+                "volumes": len(own),
+                "patients": len(set(patients)),
+                "seconds_a_slice": _seconds(own, "seconds"),
+                "cpu_seconds_a_slice": _seconds(own, "cpu_seconds"),
+                **{
+                    metric: {
+                        label: _interval([_score(r, label, metric, labels) for r in own], own, seed)
+                        for label in (MEAN, *labels)
+                    }
+                    for metric in _METRICS
+                },
+                "difference": _interval([means[v] - first[v] for v in means], own, seed),
+            }
+        )
+    return entries
+
+
+def _score(
+    result: Mapping[str, Any], label: str, metric: str, labels: Sequence[str]
+) -> float | None:
+    if label == MEAN:
+        return _mean_over_labels(result, labels, metric)
+    value: float | None = result["scores"][label][metric]
+    return value
+
+
+def _mean_over_labels(result: Mapping[str, Any], labels: Sequence[str], metric: str) -> float:
+    """Mean over the labels that have a score; nan where none has."""
+    scores = [result["scores"][label][metric] for label in labels]
+    known = [score for score in scores if score is not None]
+    return float(np.mean(known)) if known else float("nan")
+
+
+def _interval(
+    values: Sequence[float | None], results: Sequence[Mapping[str, Any]], seed: int
+) -> dict[str, float | int | None]:
+    """Mean and 95 % interval by patient of the volumes that have a score."""
+    known = [
+        (value, result["patient"])
+        for value, result in zip(values, results, strict=True)
+        if value is not None and not isnan(value)
+    ]
+    if not known:
+        return {"mean": None, "low": None, "high": None, "volumes": 0}
+    numbers, patients = zip(*known, strict=True)
+    low, high = bootstrap_interval(numbers, patients, seed=seed)
+    return {
+        "mean": round(float(np.mean(numbers)), 4),
+        "low": None if isnan(low) else round(low, 4),
+        "high": None if isnan(high) else round(high, 4),
+        "volumes": len(numbers),
+    }
+
+
+def _seconds(results: Sequence[Mapping[str, Any]], which: str) -> float | None:
+    slices = sum(r["slices"] for r in results)
+    return round(sum(r[which] for r in results) / slices, 4) if slices else None
+
+
+def _versions() -> dict[str, str]:
+    found = {"medretrieval": __version__}
+    for name in _PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            names = [line.partition(":")[2].strip() for line in file if "model name" in line]
+    except OSError:
+        names = []
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _threads() -> int:
+    import torch
+
+    return int(torch.get_num_threads())
+
+
+def markdown(report: Mapping[str, Any]) -> str:
+    """The report for people: a table a set, a paper's numbers beside where there are some."""
+    parts = [
+        "# Few-shot segmentation",
+        f"{report['note']} medretrieval {report['versions']['medretrieval']}, "
+        f"{report['segmenter']}, supports retrieved by {report['embedder']}, "
+        f"{report['machine']['processor']}, {report['machine']['threads']} threads.",
+    ]
+    if report["command"]:
+        parts.append(f"```\n{report['command']}\n```")
+    parts.append(
+        "3-D Dice of every volume over all slices that were segmented, also those without the "
+        "structure: mean over the volumes and 95 % bootstrap interval over the patients. "
+        "Difference: paired, to the first method. Points are drawn on the true mask, on the slices "
+        "that truly show the structure only."
+    )
+    for chosen in report["sets"]:
+        parts.append(f"## {chosen['title']}")
+        parts.append(dice_table(chosen))
+        parts.append(
+            "Of the slices that truly show the structure only (the mean of their 2-D "
+            "Dice), and the 95th percentile of border distances in mm (pixels where the "
+            "spacing is unknown):"
+        )
+        parts.append(_other_scores(chosen))
+        if chosen["published"]:
+            parts.append("Published, on other patients of the same data set:")
+            parts.append(_published(chosen))
+        if chosen["curve"]:
+            parts.append("By the number of supports:")
+            parts.append(dice_table({**chosen, "methods": chosen["curve"]}))
+    return "\n\n".join(parts) + "\n"
+
+
+def dice_table(chosen: Mapping[str, Any]) -> str:
+    """Dice of one set as a Markdown table: a row a method, a column a label."""
+    header = ["method", MEAN, *chosen["labels"], "difference", "seconds a slice", "of the CPU"]
+    rows = []
+    for number, entry in enumerate(chosen["methods"]):
+        cells = [_cell(entry["dice"][label]) for label in (MEAN, *chosen["labels"])]
+        difference = "-" if number == 0 else _cell(entry["difference"], sign=True)
+        seconds = [entry["seconds_a_slice"], entry["cpu_seconds_a_slice"]]
+        rows.append([entry["title"], *cells, difference, *map(_seconds_shown, seconds)])
+    return markdown_table(header, rows)
+
+
+def _other_scores(chosen: Mapping[str, Any]) -> str:
+    labels = (MEAN, *chosen["labels"])
+    header = ["method", "", *labels]
+    rows = []
+    for entry in chosen["methods"]:
+        for title, metric in (("Dice of shown slices", "slice_dice"), ("HD95", "hd95")):
+            cells = [_cell(entry[metric][label], wide=metric == "hd95") for label in labels]
+            rows.append([entry["title"], title, *cells])
+    return markdown_table(header, rows)
+
+
+def _published(chosen: Mapping[str, Any]) -> str:
+    header = ["source", "method", "here", *chosen["labels"]]
+    rows = [
+        [
+            p["source"],
+            p["method"],
+            f"`{p['like']}`",
+            *(_number(p["scores"].get(label)) for label in chosen["labels"]),
+        ]
+        for p in chosen["published"]
+    ]
+    return markdown_table(header, rows)
+
+
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Rows as a Markdown table."""
+    lines = [list(header), ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _cell(interval: Mapping[str, Any], *, sign: bool = False, wide: bool = False) -> str:
+    show = _wide if wide else _signed if sign else _number
+    if interval["low"] is None:
+        return show(interval["mean"])
+    return f"{show(interval['mean'])} [{show(interval['low'])}, {show(interval['high'])}]"
+
+
+def _number(value: float | None) -> str:
+    """.533, as papers print Dice."""
+    return "-" if value is None else f"{value:.3f}".replace("0.", ".", 1)
+
+
+def _signed(value: float | None) -> str:
+    return "-" if value is None else f"{value:+.3f}".replace("0.", ".", 1)
+
+
+def _seconds_shown(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def _wide(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
