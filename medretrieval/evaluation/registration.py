@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -75,14 +76,14 @@ def simple_itk() -> Any:
         UnavailableError: it is not installed.
     """
     try:
-        import SimpleITK
+        sitk: Any = importlib.import_module("SimpleITK")
     except ImportError:
         raise UnavailableError(
             "multi-atlas fusion needs SimpleITK, which is not installed; run "
             "`pip install -r requirements-evaluation.txt`, or leave the method out"
         ) from None
-    SimpleITK.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
-    return SimpleITK
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+    return sitk
 
 
 def _image(sitk: Any, picture: NDArray[np.float32]) -> Any:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from medretrieval import __version__
+from medretrieval.evaluation.agreement import correlations
 from medretrieval.evaluation.methods import parse_method
 from medretrieval.evaluation.published import PUBLISHED
 from medretrieval.evaluation.sets import EvaluationSet
@@ -26,19 +27,21 @@ _METRICS = ("dice", "slice_dice", "hd95")
 def few_shot_report(
     sets: Sequence[EvaluationSet],
     results: Sequence[Mapping[str, Any]],
+    pairs: Sequence[Mapping[str, Any]],
     *,
     segmenter: str,
     embedder: str,
     options: Mapping[str, Any],
     command: str | None,
-    seed: int,
 ) -> dict[str, Any]:
     """Everything that report.json holds.
 
     Args:
         results: of every volume and method, as `few_shot` makes them.
-        seed: of the bootstrap.
+        pairs: agreement and Dice of slices, as `agreement.agreement_pairs` makes them, with "set".
+        options: as `few_shot.FewShotOptions`; its seed is that of the bootstrap too.
     """
+    seed = options["seed"]
     summaries = []
     for chosen in sets:
         own = [r for r in results if r["set"] == chosen.name]
@@ -51,6 +54,7 @@ def few_shot_report(
                 "every": chosen.every,
                 "methods": _per_method([r for r in own if r["in_table"]], labels, segmenter, seed),
                 "curve": _per_method([r for r in own if r["on_curve"]], labels, segmenter, seed),
+                "agreement": correlations([p for p in pairs if p["set"] == chosen.name]),
                 "published": [
                     {
                         "source": p.source,
@@ -78,6 +82,8 @@ def few_shot_report(
             "threads": _threads(),
         },
         "sets": summaries,
+        "agreement": correlations(pairs),
+        "agreement_pairs": [dict(pair) for pair in pairs],
         "volumes": [dict(result) for result in results],
     }
 
@@ -214,7 +220,23 @@ def markdown(report: Mapping[str, Any]) -> str:
         if chosen["curve"]:
             parts.append("By the number of supports:")
             parts.append(dice_table({**chosen, "methods": chosen["curve"]}))
+    if report["agreement"]["n"]:
+        parts.append("## Agreement without each support, and Dice")
+        parts.append(agreement_table(report))
     return "\n\n".join(parts) + "\n"
+
+
+def agreement_table(report: Mapping[str, Any]) -> str:
+    """How well the agreement of masks made without each support tells the Dice of a slice."""
+    rows = [(chosen["title"], chosen["agreement"]) for chosen in report["sets"]]
+    rows.append(("all", report["agreement"]))
+    return markdown_table(
+        ["set", "slices and labels", "Spearman", "Pearson"],
+        [
+            [title, str(found["n"]), _number(found["spearman"]), _number(found["pearson"])]
+            for title, found in rows
+        ],
+    )
 
 
 def dice_table(chosen: Mapping[str, Any]) -> str:

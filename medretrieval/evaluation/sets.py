@@ -96,10 +96,6 @@ class QueryCase:
     mask: Path
     modality: str | None
 
-    @property
-    def files(self) -> tuple[Path, Path]:
-        return self.image, self.mask
-
 
 def one_set(
     table: Path, labels: Mapping[int, str] | None, where: Mapping[str, str] | None = None
