@@ -121,7 +121,7 @@ def few_shot(
         pairs,
         segmenter=segmenter.name,
         embedder=embedder,
-        options=asdict(options),
+        options={**asdict(options), "methods": list(options.methods), "curve": list(options.curve)},
         command=command,
     )
     write_json(out / "report.json", report)
@@ -276,6 +276,4 @@ def _spread(items: Sequence[T], most: int) -> list[T]:
     """At most this many (0: all) of the items, evenly spread."""
     if not 0 < most < len(items):
         return list(items)
-    if most == 1:
-        return [items[len(items) // 2]]
-    return [items[round(i)] for i in np.linspace(0, len(items) - 1, most)]
+    return [items[int((i + 0.5) * len(items) / most)] for i in range(most)]
