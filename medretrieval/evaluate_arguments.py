@@ -95,9 +95,9 @@ def _few_shot(sub: argparse.ArgumentParser) -> None:
     how.add_argument(
         "--curve-volumes",
         type=positive,
-        default=4,
+        default=2,
         metavar="N",
-        help="of how many query volumes of each set the curve is (default: 4)",
+        help="of how many query volumes of each set the curve is (default: 2)",
     )
     how.add_argument(
         "--agreement",

@@ -15,7 +15,8 @@ from medretrieval.embedders.registry import DEFAULT_EMBEDDER
 from medretrieval.errors import UsageError
 from medretrieval.evaluation.cells import Cells, file_name, write_json
 from medretrieval.evaluation.methods import Method, make_segmenter, parse_method, parse_methods
-from medretrieval.evaluation.report import few_shot_report, markdown
+from medretrieval.evaluation.pages import markdown
+from medretrieval.evaluation.report import few_shot_report
 from medretrieval.evaluation.sets import EvaluationSet, QueryCase
 from medretrieval.segmentation.registry import DEFAULT_SEGMENTER
 from medretrieval.types import LabelVolume, Progress, Slice, Support, Volume, no_progress
@@ -56,7 +57,7 @@ class FewShotOptions:
     methods: Sequence[str] = DEFAULT_METHODS
     supports: int = 8
     curve: Sequence[int] = DEFAULT_CURVE
-    curve_volumes: int = 4
+    curve_volumes: int = 2
     agreement: int = 0
     limit_volumes: int = 0
     every: int = 1

@@ -1,10 +1,10 @@
-"""What a few-shot study found: means with intervals, as JSON and as Markdown."""
+"""What a few-shot study found: means with intervals."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from math import isnan
 from typing import Any
 
@@ -86,6 +86,11 @@ def few_shot_report(
         "agreement_pairs": [dict(pair) for pair in pairs],
         "volumes": [dict(result) for result in results],
     }
+
+
+def summary(report: Mapping[str, Any]) -> dict[str, Any]:
+    """A report without the entries of single volumes and slices."""
+    return {name: v for name, v in report.items() if name not in ("volumes", "agreement_pairs")}
 
 
 def _per_method(
@@ -187,120 +192,3 @@ def _threads() -> int:
     import torch
 
     return int(torch.get_num_threads())
-
-
-def markdown(report: Mapping[str, Any]) -> str:
-    """The report for people: a table a set, a paper's numbers beside where there are some."""
-    parts = [
-        "# Few-shot segmentation",
-        f"{report['note']} medretrieval {report['versions']['medretrieval']}, "
-        f"{report['segmenter']}, supports retrieved by {report['embedder']}, "
-        f"{report['machine']['processor']}, {report['machine']['threads']} threads.",
-    ]
-    if report["command"]:
-        parts.append(f"```\n{report['command']}\n```")
-    parts.append(
-        "3-D Dice of every volume over all slices that were segmented, also those without the "
-        "structure: mean over the volumes and 95 % bootstrap interval over the patients. "
-        "Difference: paired, to the first method. Points are drawn on the true mask, on the slices "
-        "that truly show the structure only."
-    )
-    for chosen in report["sets"]:
-        parts.append(f"## {chosen['title']}")
-        parts.append(dice_table(chosen))
-        parts.append(
-            "Of the slices that truly show the structure only (the mean of their 2-D "
-            "Dice), and the 95th percentile of border distances in mm (pixels where the "
-            "spacing is unknown):"
-        )
-        parts.append(_other_scores(chosen))
-        if chosen["published"]:
-            parts.append("Published, on other patients of the same data set:")
-            parts.append(_published(chosen))
-        if chosen["curve"]:
-            parts.append("By the number of supports:")
-            parts.append(dice_table({**chosen, "methods": chosen["curve"]}))
-    if report["agreement"]["n"]:
-        parts.append("## Agreement without each support, and Dice")
-        parts.append(agreement_table(report))
-    return "\n\n".join(parts) + "\n"
-
-
-def agreement_table(report: Mapping[str, Any]) -> str:
-    """How well the agreement of masks made without each support tells the Dice of a slice."""
-    rows = [(chosen["title"], chosen["agreement"]) for chosen in report["sets"]]
-    rows.append(("all", report["agreement"]))
-    return markdown_table(
-        ["set", "slices and labels", "Spearman", "Pearson"],
-        [
-            [title, str(found["n"]), _number(found["spearman"]), _number(found["pearson"])]
-            for title, found in rows
-        ],
-    )
-
-
-def dice_table(chosen: Mapping[str, Any]) -> str:
-    """Dice of one set as a Markdown table: a row a method, a column a label."""
-    header = ["method", MEAN, *chosen["labels"], "difference", "seconds a slice", "of the CPU"]
-    rows = []
-    for number, entry in enumerate(chosen["methods"]):
-        cells = [_cell(entry["dice"][label]) for label in (MEAN, *chosen["labels"])]
-        difference = "-" if number == 0 else _cell(entry["difference"], sign=True)
-        seconds = [entry["seconds_a_slice"], entry["cpu_seconds_a_slice"]]
-        rows.append([entry["title"], *cells, difference, *map(_seconds_shown, seconds)])
-    return markdown_table(header, rows)
-
-
-def _other_scores(chosen: Mapping[str, Any]) -> str:
-    labels = (MEAN, *chosen["labels"])
-    header = ["method", "", *labels]
-    rows = []
-    for entry in chosen["methods"]:
-        for title, metric in (("Dice of shown slices", "slice_dice"), ("HD95", "hd95")):
-            cells = [_cell(entry[metric][label], wide=metric == "hd95") for label in labels]
-            rows.append([entry["title"], title, *cells])
-    return markdown_table(header, rows)
-
-
-def _published(chosen: Mapping[str, Any]) -> str:
-    header = ["source", "method", "here", *chosen["labels"]]
-    rows = [
-        [
-            p["source"],
-            p["method"],
-            f"`{p['like']}`",
-            *(_number(p["scores"].get(label)) for label in chosen["labels"]),
-        ]
-        for p in chosen["published"]
-    ]
-    return markdown_table(header, rows)
-
-
-def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Rows as a Markdown table."""
-    lines = [list(header), ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def _cell(interval: Mapping[str, Any], *, sign: bool = False, wide: bool = False) -> str:
-    show = _wide if wide else _signed if sign else _number
-    if interval["low"] is None:
-        return show(interval["mean"])
-    return f"{show(interval['mean'])} [{show(interval['low'])}, {show(interval['high'])}]"
-
-
-def _number(value: float | None) -> str:
-    """.533, as papers print Dice."""
-    return "-" if value is None else f"{value:.3f}".replace("0.", ".", 1)
-
-
-def _signed(value: float | None) -> str:
-    return "-" if value is None else f"{value:+.3f}".replace("0.", ".", 1)
-
-
-def _seconds_shown(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
-
-
-def _wide(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1f}"

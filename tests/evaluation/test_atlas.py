@@ -31,7 +31,10 @@ def scene(shift: tuple[float, float] = (0, 0), scale: float = 1.0) -> tuple[np.n
 def support(shift: tuple[float, float], scale: float = 1.0, value: int = 1) -> Support:
     picture, mask = scene(shift, scale)
     return Support(
-        image=picture, mask=(mask * value).astype(np.uint8), names={value: "ellipse"}, key=str(shift)
+        image=picture,
+        mask=(mask * value).astype(np.uint8),
+        names={value: "ellipse"},
+        key=str(shift),
     )
 
 

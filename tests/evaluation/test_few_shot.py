@@ -13,8 +13,8 @@ import pytest
 from medretrieval.cli import main
 from medretrieval.errors import UsageError
 from medretrieval.evaluation.few_shot import FewShotOptions, few_shot
-from medretrieval.evaluation.queries import Query
 from medretrieval.evaluation.index_of import open_set
+from medretrieval.evaluation.queries import Query
 from medretrieval.evaluation.sets import EvaluationSet, one_set
 from medretrieval.segmentation.baselines import MaskCopy
 from medretrieval.segmentation.labels import SliceSegmentation, merge
@@ -143,9 +143,7 @@ def test_wrong_use_is_refused(discs: EvaluationSet, tmp_path: Path) -> None:
         few_shot([discs], tmp_path, options=alone, segmenter=StandIn())
 
 
-def test_the_command(
-    table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command(table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "report"
     given = ["evaluate", "few-shot", str(table), "--out", str(out), "--quiet", "--json"]
     wanted = ["--methods", "retrieved,points-1", "--supports", "2", "--curve", "0", "--every", "3"]

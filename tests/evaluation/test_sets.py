@@ -23,7 +23,12 @@ def write(folder: Path, data: Any) -> Path:
 def test_a_file_defines_sets(table: Path, tmp_path: Path) -> None:
     entry = {"where": {"organ": "disc"}, "labels": {"1": "core"}, "every": 2, "title": "Discs"}
     first, second = read_sets(table, write(tmp_path, {"discs": entry, "more": entry}))
-    assert (first.name, first.title, first.labels, first.every) == ("discs", "Discs", {1: "core"}, 2)
+    assert (first.name, first.title, first.labels, first.every) == (
+        "discs",
+        "Discs",
+        {1: "core"},
+        2,
+    )
     assert second.name == "more"
     assert [case.volume_id for case in first.queries()] == ["case4", "case5", "case6"]
     assert len({case.patient_id for case in first.queries()}) == 2
@@ -90,4 +95,4 @@ def test_unknown_sets_and_missing_files_are_refused(table: Path, tmp_path: Path)
 
 def test_the_sets_of_the_benchmark_are_readable(table: Path) -> None:
     sets = read_sets(table, ROOT / "benchmarks" / "few_shot_sets.json")
-    assert [chosen.name for chosen in sets][0] == "acdc"
+    assert {chosen.name for chosen in sets} >= {"acdc", "drive"}
