@@ -378,13 +378,14 @@ def _explain(options: argparse.Namespace) -> None:
 
 def _evaluate(options: argparse.Namespace) -> None:
     from medretrieval.evaluation.few_shot import few_shot
+    from medretrieval.segmentation import load_segmenter
 
     report = few_shot(
         few_shot_sets(options),
         options.out,
         options=few_shot_options(options),
-        segmenter=options.segmenter,
-        checkpoint=options.checkpoint,
+        segmenter=load_segmenter(options.segmenter, **loading_options(options)),
+        changes=network_options(options),
         embedder=options.embedder,
         fresh=options.fresh,
         command=options.asked,

@@ -10,6 +10,7 @@ from medretrieval.embedders.registry import DEFAULT_EMBEDDER
 from medretrieval.evaluation.methods import METHODS
 from medretrieval.evaluation.protocols import PROTOCOLS
 from medretrieval.option_values import counts, label_names, names, positive, where
+from medretrieval.segment_arguments import add_loading, add_network
 from medretrieval.segmentation.registry import DEFAULT_SEGMENTER
 
 if TYPE_CHECKING:
@@ -75,7 +76,6 @@ def _few_shot(sub: argparse.ArgumentParser) -> None:
     )
     how = sub.add_argument_group("what is compared")
     how.add_argument("--segmenter", default=DEFAULT_SEGMENTER, metavar="NAME")
-    how.add_argument("--checkpoint", type=Path, metavar="FILE", help="local weights for it")
     how.add_argument("--embedder", default=DEFAULT_EMBEDDER, metavar="NAME")
     how.add_argument(
         "--methods",
@@ -107,6 +107,8 @@ def _few_shot(sub: argparse.ArgumentParser) -> None:
     )
     how.add_argument("--seed", type=int, default=0, help="of random supports, points, bootstrap")
     how.add_argument("--fresh", action="store_true", help="use no results of an earlier run")
+    add_loading(sub)
+    add_network(sub)
 
 
 def few_shot_sets(options: argparse.Namespace) -> list[EvaluationSet]:

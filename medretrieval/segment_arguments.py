@@ -80,6 +80,11 @@ def add_network(sub: argparse.ArgumentParser) -> None:
         help="look at every structure once more in a crop of its own (default: by segmenter)",
     )
     looks.add_argument(
+        "--negatives",
+        action=argparse.BooleanOptionalAction,
+        help="whether a slice without a label is evidence of its absence (default: by segmenter)",
+    )
+    looks.add_argument(
         "--memory",
         choices=get_args(MemoryTokens),
         help="what of the supports' memories it compares with: all, or fewer for many supports on "
@@ -177,11 +182,6 @@ def add_supports(sub: argparse.ArgumentParser) -> None:
         help="names of the values of the masks of --pair (default: as in the index)",
     )
     chosen.add_argument(
-        "--negatives",
-        action=argparse.BooleanOptionalAction,
-        help="whether a slice without a label is evidence of its absence (default: by segmenter)",
-    )
-    chosen.add_argument(
         "--save-supports",
         type=Path,
         metavar="FOLDER",
@@ -224,7 +224,7 @@ def given_supports(
 
 
 def network_options(options: argparse.Namespace) -> OptionChanges:
-    """The options of `add_network` that were given, and --negatives."""
+    """The options of `add_network` that were given."""
     changes: OptionChanges = {}
     if options.crop is not None:
         changes["crop"] = options.crop

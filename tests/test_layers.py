@@ -25,7 +25,8 @@ LAYERS = (
     {"demo"},
     {"evaluation"},
     {"console", "option_values"},
-    {"query_arguments", "segment_arguments", "evaluate_arguments"},
+    {"query_arguments", "segment_arguments"},
+    {"evaluate_arguments"},
     {"arguments"},
     {"ui", "cli", "__main__"},
 )

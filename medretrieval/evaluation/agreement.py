@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import isnan
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
 from medretrieval.metrics.correlation import pearson, spearman
 from medretrieval.metrics.segmentation import dice
+from medretrieval.segmentation.options import OptionChanges
 from medretrieval.segmentation.uncertainty import leave_one_out
 from medretrieval.types import Slice, Support
 
@@ -22,6 +23,7 @@ def agreement_pairs(
     pieces: Sequence[Slice],
     supports: Sequence[Sequence[Support]],
     labels: Mapping[int, str],
+    **changes: Unpack[OptionChanges],
 ) -> list[dict[str, Any]]:
     """Agreement and Dice of every label that was found on a slice, with all or without a support.
 
@@ -29,6 +31,7 @@ def agreement_pairs(
         pieces: slices with their true masks.
         supports: of each slice; slices with fewer than two, or without any label, are left out.
         labels: value in the true masks -> name.
+        **changes: as for `Segmenter.segment`.
 
     Returns:
         {"slice", "label", "agreement", "dice"}, one for each slice and label.
@@ -37,7 +40,7 @@ def agreement_pairs(
     for piece, own in zip(pieces, supports, strict=True):
         if piece.mask is None or len(own) < 2 or not any(s.names for s in own):
             continue
-        agreed = leave_one_out(segmenter, piece.image, own)
+        agreed = leave_one_out(segmenter, piece.image, own, **changes)
         value_of = {name: value for value, name in agreed.names.items()}
         for value, label in labels.items():
             score = agreed.scores.get(label, float("nan"))

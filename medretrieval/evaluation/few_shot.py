@@ -14,20 +14,23 @@ import numpy as np
 from medretrieval.embedders.registry import DEFAULT_EMBEDDER
 from medretrieval.errors import UsageError
 from medretrieval.evaluation.cells import Cells, file_name, write_json
+from medretrieval.evaluation.index_of import open_set
 from medretrieval.evaluation.methods import Method, make_segmenter, parse_method, parse_methods
 from medretrieval.evaluation.pages import markdown
 from medretrieval.evaluation.report import few_shot_report
 from medretrieval.evaluation.sets import EvaluationSet, QueryCase
+from medretrieval.segmentation.options import OptionChanges, VolumeOptions
 from medretrieval.segmentation.registry import DEFAULT_SEGMENTER
 from medretrieval.types import LabelVolume, Progress, Slice, Support, Volume, no_progress
 
 if TYPE_CHECKING:
     from medretrieval.evaluation.queries import Query
+    from medretrieval.retrieval.engine import Index
     from medretrieval.segmentation.members import BatchSegmenter
     from medretrieval.segmentation.prompts import Prompts
 
 DEFAULT_METHODS = (
-    *("retrieved", "random", "multi-atlas", "nearest-mask", "mean-mask"),
+    *("retrieved", "propagated", "random", "multi-atlas", "nearest-mask", "mean-mask"),
     *("points-1", "points-2", "points-1-neg", "points-2-neg"),
 )
 DEFAULT_CURVE = (2, 4, 8, 16, 32)
@@ -70,7 +73,7 @@ def few_shot(
     *,
     options: FewShotOptions | None = None,
     segmenter: str | BatchSegmenter = DEFAULT_SEGMENTER,
-    checkpoint: Path | None = None,
+    changes: OptionChanges | None = None,
     embedder: str = DEFAULT_EMBEDDER,
     fresh: bool = False,
     command: str | None = None,
@@ -85,6 +88,7 @@ def few_shot(
         out: folder of report.json, report.md and figures; `indexes` and `cells` in it hold what is
             used again when the same command is given again.
         segmenter: the network under test.
+        changes: how it is used, where that differs from its own defaults.
         embedder: what supports are retrieved by.
         fresh: make every result again.
         command: what the report says that it was made by.
@@ -109,10 +113,11 @@ def few_shot(
         raise UsageError("the agreement without each support needs at least 2 supports")
     pyplot()  # before hours of work that could not be drawn
     if isinstance(segmenter, str):
-        segmenter = load_segmenter(segmenter, checkpoint=checkpoint)
+        segmenter = load_segmenter(segmenter)
     results, pairs = [], []
     for chosen in sets:
-        study = _Study(chosen, out, segmenter, embedder, options, fresh, progress)
+        index = open_set(chosen, out / "indexes", embedder=embedder, progress=progress)
+        study = _Study(chosen, index, out, segmenter, changes or {}, options, fresh, progress)
         found, agreed = study.run(methods)
         results += found
         pairs += agreed
@@ -122,6 +127,7 @@ def few_shot(
         pairs,
         segmenter=segmenter.name,
         embedder=embedder,
+        changes={name: str(value) for name, value in (changes or {}).items()},
         options={**asdict(options), "methods": list(options.methods), "curve": list(options.curve)},
         command=command,
     )
@@ -137,18 +143,18 @@ class _Study:
     def __init__(
         self,
         chosen: EvaluationSet,
+        index: Index,
         out: Path,
         network: BatchSegmenter,
-        embedder: str,
+        changes: OptionChanges,
         options: FewShotOptions,
         fresh: bool,
         progress: Progress,
     ) -> None:
-        from medretrieval.evaluation.index_of import open_set
-
         self._set = chosen
-        self._index = open_set(chosen, out / "indexes", embedder=embedder, progress=progress)
+        self._index = index
         self._network = network
+        self._changes = changes
         self._options = options
         self._cells = Cells(out / "cells", fresh=fresh)
         self._examples = out / "examples"
@@ -170,10 +176,10 @@ class _Study:
         results: list[dict[str, Any]] = []
         pairs: list[dict[str, Any]] = []
         for case, methods in todo:
-            query = Query(case, self._index, every=self._every, seed=options.seed)
             most = max([options.supports, *(method.k for method in methods)])
+            query = Query(case, self._index, every=self._every, seed=options.seed, most=most)
             for method in methods:
-                make = partial(self._segment, query, method, most)
+                make = partial(self._segment, query, method)
                 result = self._cells.get(
                     *(self._set.name, str(method), case.volume_id),
                     identity=self._identity(case, method),
@@ -196,8 +202,8 @@ class _Study:
                 self._progress(done, total, f"{self._set.name} {case.volume_id} {AGREEMENT}")
         return results, pairs
 
-    def _segment(self, query: Query, method: Method, most: int) -> dict[str, Any]:
-        """Segment one volume by one method; `most` is the largest number of supports of any."""
+    def _segment(self, query: Query, method: Method) -> dict[str, Any]:
+        """Segment one volume by one method."""
         from medretrieval.evaluation.examples import save_example
         from medretrieval.evaluation.scores import score_volume
         from medretrieval.segmentation.volume import segment_volume
@@ -205,13 +211,15 @@ class _Study:
         rows: Mapping[int, Sequence[int]] = {}
         prompts: Mapping[int, Mapping[str, Prompts]] = {}
         spec, labels = method.spec, self._set.labels
+        # A slice is helped by its neighbours: what is not scored is segmented all the same.
+        indices = query.indices if spec.propagation == "none" else query.every_index
         if spec.source == "retrieved":
-            rows = {index: found[: method.k] for index, found in query.retrieved(most).items()}
+            rows = query.retrieved(method.k, indices)
         elif spec.source == "random":
             rows = query.random(method.k)
         else:
             prompts = query.points(labels, spec.positive, spec.negative)
-        indices = sorted(prompts) if spec.source == "points" else query.indices
+            indices = sorted(prompts)
         volume, truth = query.volume, query.truth
 
         def choose(piece: Slice) -> list[Support]:
@@ -224,8 +232,10 @@ class _Study:
                 self._index.manifest.slices,
                 choose,
                 make_segmenter(method, self._network),
+                how=VolumeOptions(propagation=spec.propagation),
                 indices=indices,
                 prompts=prompts or None,
+                **self._changes,
             )
         else:
             found = _nothing(volume)
@@ -246,17 +256,16 @@ class _Study:
         """Agreement without each support, and Dice, of some slices of one volume."""
         from medretrieval.evaluation.agreement import agreement_pairs
 
-        rows = query.retrieved(k)
-        pieces = query.slices(_spread(query.indices, self._options.agreement))
+        indices = _spread(query.indices, self._options.agreement)
+        rows, pieces = query.retrieved(k, indices), query.slices(indices)
         supports = [[self._stored(row) for row in rows[piece.index]] for piece in pieces]
-        pairs = agreement_pairs(self._network, pieces, supports, self._set.labels)
+        pairs = agreement_pairs(self._network, pieces, supports, self._set.labels, **self._changes)
         return {"pairs": [{"volume_id": query.case.volume_id, **pair} for pair in pairs]}
 
     def _identity(self, case: QueryCase, method: Method) -> dict[str, Any]:
         """What the result of a volume and a method depends on."""
         stats = [(path.name, path.stat()) for path in (case.image, case.mask)]
-        network = self._network if method.spec.segmenter == "network" else None
-        weights = getattr(getattr(network, "network", None), "digest", None)
+        named = method.spec.segmenter == "network"
         return {
             "version": _VERSION,
             "files": [(name, s.st_size, s.st_mtime_ns) for name, s in stats],
@@ -265,8 +274,15 @@ class _Study:
             "method": (str(method), asdict(method.spec)),
             "seed": self._options.seed,
             "index": {name: entry.sha256 for name, entry in self._index.manifest.files.items()},
-            "segmenter": network and (network.name, weights, repr(getattr(network, "options", ""))),
+            "segmenter": [_described(self._network), self._changes] if named else None,
         }
+
+
+def _described(segmenter: BatchSegmenter) -> list[str]:
+    """What a result depends on of a segmenter: of a network also its weights and settings."""
+    network = getattr(segmenter, "network", None)
+    settings = [getattr(network, name, None) for name in ("digest", "image_size", "precision")]
+    return [segmenter.name, *map(str, settings), repr(getattr(segmenter, "options", None))]
 
 
 def _nothing(volume: Volume) -> LabelVolume:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from medretrieval.errors import UsageError, unknown_name
+from medretrieval.segmentation.options import Propagation
 
 if TYPE_CHECKING:
     from medretrieval.segmentation.members import BatchSegmenter
@@ -24,6 +25,7 @@ class MethodSpec:
             "random", or "points" on the slice itself.
         segmenter: "network" (the one under test), or the name of a baseline.
         positive, negative: with points, how many a label gets on a slice.
+        propagation: whether slices help each other, see `segmentation.VolumeOptions`.
     """
 
     title: str
@@ -31,10 +33,16 @@ class MethodSpec:
     segmenter: Literal["network", "nearest-mask", "mean-mask", "multi-atlas"] = "network"
     positive: int = 0
     negative: int = 0
+    propagation: Propagation = "none"
 
 
 METHODS: Mapping[str, MethodSpec] = {
     "retrieved": MethodSpec(title="{segmenter}, {k} retrieved supports", source="retrieved"),
+    "propagated": MethodSpec(
+        title="{segmenter}, {k} retrieved supports, propagated",
+        source="retrieved",
+        propagation="both",
+    ),
     "random": MethodSpec(title="{segmenter}, {k} random supports", source="random"),
     "multi-atlas": MethodSpec(
         title="multi-atlas fusion, {k} retrieved supports",

@@ -30,16 +30,18 @@ class Query:
     Args:
         case: its files and whose it is.
         index: where supports come from.
-        every: only every n-th slice is segmented.
+        every: only every n-th slice is scored.
         seed: of random supports and points.
+        most: supports that a slice is given at most.
     """
 
-    def __init__(self, case: QueryCase, index: Index, *, every: int, seed: int) -> None:
+    def __init__(self, case: QueryCase, index: Index, *, every: int, seed: int, most: int) -> None:
         self.case = case
         self._index = index
         self._every = every
         self._seed = seed
-        self._found: tuple[int, dict[int, list[int]]] = (0, {})
+        self._most = most
+        self._nearest: dict[int, list[int]] = {}
 
     @cached_property
     def volume(self) -> Volume:
@@ -55,10 +57,14 @@ class Query:
         return slice_axis(self.volume.grid, self._index.manifest.slices.axis)
 
     @property
+    def every_index(self) -> list[int]:
+        """All slices."""
+        return list(range(self.volume.grid.shape[self.axis]))
+
+    @property
     def indices(self) -> list[int]:
-        """The slices that are segmented: every n-th, as far from both ends of the volume."""
-        count = self.volume.grid.shape[self.axis]
-        return list(range((count - 1) % self._every // 2, count, self._every))
+        """The slices that are scored: every n-th, as far from both ends of the volume."""
+        return self.every_index[(len(self.every_index) - 1) % self._every // 2 :: self._every]
 
     @property
     def patient(self) -> str:
@@ -70,24 +76,22 @@ class Query:
         policy = self._index.manifest.slices
         return list(make_slices(self.volume, policy, labels=self.truth, indices=indices))
 
-    def retrieved(self, k: int) -> dict[int, list[int]]:
+    def retrieved(self, k: int, indices: Sequence[int]) -> dict[int, list[int]]:
         """For every slice the rows of its k most similar annotated slices, best first.
 
         No slice is of the query's own patient.
         """
-        if self._found[0] < k:
+        missing = [index for index in indices if index not in self._nearest]
+        if missing:
             policy, embedder = self._index.manifest.slices, self._index.embedder
-            query = embed_query(self.volume, policy, embedder, indices=self.indices)
+            query = embed_query(self.volume, policy, embedder, indices=missing)
             own = set(self._index.store.pseudonyms(self.case.patient_id))
             known = not own.isdisjoint(self._index.store.patient.names)
             filters = Filters(exclude_patient=self.case.patient_id if known else None)
-            found = self._index.supports_each(query.embeddings, k, filters=filters)
-            rows = {
-                index: best.tolist()
-                for index, (best, _) in zip(query.slice_index.tolist(), found, strict=True)
-            }
-            self._found = (k, rows)
-        return {index: rows[:k] for index, rows in self._found[1].items()}
+            found = self._index.supports_each(query.embeddings, self._most, filters=filters)
+            for index, (rows, _) in zip(query.slice_index.tolist(), found, strict=True):
+                self._nearest[index] = rows.tolist()
+        return {index: self._nearest[index][:k] for index in indices}
 
     def random(self, k: int) -> dict[int, list[int]]:
         """For every slice the rows of k annotated slices of other patients, drawn uniformly.

@@ -31,6 +31,7 @@ def few_shot_report(
     *,
     segmenter: str,
     embedder: str,
+    changes: Mapping[str, str],
     options: Mapping[str, Any],
     command: str | None,
 ) -> dict[str, Any]:
@@ -39,6 +40,7 @@ def few_shot_report(
     Args:
         results: of every volume and method, as `few_shot` makes them.
         pairs: agreement and Dice of slices, as `agreement.agreement_pairs` makes them, with "set".
+        changes: how the segmenter was used, where that differs from its defaults.
         options: as `few_shot.FewShotOptions`; its seed is that of the bootstrap too.
     """
     seed = options["seed"]
@@ -73,6 +75,7 @@ def few_shot_report(
         "command": command,
         "segmenter": segmenter,
         "embedder": embedder,
+        "changes": dict(changes),
         "options": dict(options),
         "versions": _versions(),
         "machine": {

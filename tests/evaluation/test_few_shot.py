@@ -123,11 +123,12 @@ def test_supports_are_of_other_patients(table: Path, tmp_path: Path, discs: Eval
         **{"volume_id": "case0", "patient_id": "patient0"},
         **{"image": case.image, "mask": case.mask, "modality": "MR"},
     }
-    query = Query(type(case)(**own), index, every=2, seed=0)
+    query = Query(type(case)(**own), index, every=2, seed=0, most=99)
     assert query.indices == [0, 2, 4]
-    for rows in (query.retrieved(99), query.random(99)):
+    for rows in (query.retrieved(99, [2]), query.random(99)):
         volumes = {index.store.support(row).key.split(":")[0] for row in rows[2]}
         assert volumes == {"case1", "case2", "case3"}
+    assert query.retrieved(3, [1, 2])[2] == query.retrieved(99, [2])[2][:3]
     assert query.random(3)[2] == query.random(9)[2][:3]
     assert query.random(3)[2] != query.random(3)[4]
     assert {i: set(p) for i, p in query.points(LABELS, 1, 0).items()} == {2: {"core", "ring"}}
