@@ -129,7 +129,9 @@ def few_shot_overview() -> str:
 
 
 def few_shot_sections() -> str:
-    return sections(json.loads(FEW_SHOT.read_text()))
+    curve = FEW_SHOT.with_name(f"few-shot-{CURVE}")
+    shown = f"![Dice by the number of supports]({curve.name})\n\n" if curve.exists() else ""
+    return shown + sections(json.loads(FEW_SHOT.read_text()), level=3)
 
 
 def take_report(path: Path) -> None:

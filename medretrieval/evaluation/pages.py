@@ -19,8 +19,9 @@ def markdown(report: Mapping[str, Any]) -> str:
     return f"# Few-shot segmentation\n\n{report['note']}\n\n{sections(report)}\n"
 
 
-def sections(report: Mapping[str, Any]) -> str:
-    """How it was measured, and the tables of every set."""
+def sections(report: Mapping[str, Any], *, level: int = 2) -> str:
+    """How it was measured, and the tables of every set, under headings of this level."""
+    heading = "#" * level
     parts = [
         _how(report),
         f"{_EXPLAINED} Difference: paired, to the first method. Points are drawn on the true mask, "
@@ -28,7 +29,7 @@ def sections(report: Mapping[str, Any]) -> str:
         "where the structure is not.",
     ]
     for chosen in report["sets"]:
-        parts += [f"## {chosen['title']}", _amount(chosen), dice_table(chosen)]
+        parts += [f"{heading} {chosen['title']}", _amount(chosen), dice_table(chosen)]
         parts.append(
             "The slices that truly show a structure only (mean of their 2-D Dice), and the 95th "
             "percentile of the distances of borders, in mm, or pixels where the spacing is unknown:"
@@ -42,7 +43,7 @@ def sections(report: Mapping[str, Any]) -> str:
             parts.append(dice_table({**chosen, "methods": chosen["curve"]}))
     if report["agreement"]["n"]:
         parts += [
-            "## Agreement and Dice",
+            f"{heading} Agreement and Dice",
             "Correlation of the agreement of the masks made without each support (see "
             "`segment --agreement`) with the 2-D Dice, over slices and labels:",
             agreement_table(report),

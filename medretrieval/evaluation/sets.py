@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from typing import Any
 
 from medretrieval.errors import InputError, UsageError, unknown_name
 from medretrieval.evaluation.published import PUBLISHED
+from medretrieval.index.tabular import table_rows
 
 _KEYS = ("title", "table", "where", "labels", "every", "published")
 
@@ -39,32 +39,15 @@ class EvaluationSet:
     published: str | None = None
 
     def rows(self, split: str) -> list[dict[str, str]]:
-        """The rows of the table with this `split`, in its order.
-
-        Raises:
-            UsageError: a column is missing, or there are no such rows.
-        """
-        wanted = {**self.where, "split": split}
-        with open(self.table, encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.DictReader(file))
-        for column in wanted:
-            if rows and column not in rows[0]:
-                raise UsageError(
-                    f"{self.table} has no column {column!r}; expected path, mask, split (database "
-                    f"or query) and those that the set {self.name} selects by"
-                )
-        found = [row for row in rows if all(row[c] == value for c, value in wanted.items())]
-        if not found:
-            raise UsageError(
-                f"no row of {self.table} has {wanted}, which the set {self.name} needs"
-            )
-        return found
+        """The rows of the table with this `split`, in its order; raises as `table_rows`."""
+        return table_rows(self.table, {**self.where, "split": split})
 
     def queries(self) -> list[QueryCase]:
         """The cases to segment.
 
         Raises:
             UsageError: as for `rows`; or a row has no mask to compare with.
+            InputError: as for `rows`.
         """
         cases = []
         for row in self.rows("query"):
@@ -165,6 +148,9 @@ def _set(name: str, entry: Any, table: Path, source: Path) -> EvaluationSet:
     labels = entry["labels"]
     if not labels or not all(key.isdecimal() and int(key) > 0 for key in labels):
         raise InputError(f"{where}: labels {labels} are not mask value (1 or more) -> name")
+    chosen = entry.get("where", {})
+    if not isinstance(chosen, dict):
+        raise InputError(f'{where}: where is {chosen!r}; expected {{"column": "value"}}')
     every = entry.get("every", 1)
     if not isinstance(every, int) or every < 1:
         raise InputError(f"{where}: every is {every!r}; expected a whole number of at least 1")
@@ -175,7 +161,7 @@ def _set(name: str, entry: Any, table: Path, source: Path) -> EvaluationSet:
         name=name,
         title=str(entry.get("title", name)),
         table=table.parent / entry["table"] if "table" in entry else table,
-        where={str(k): str(v) for k, v in entry.get("where", {}).items()},
+        where={str(k): str(v) for k, v in chosen.items()},
         labels={int(value): str(label) for value, label in labels.items()},
         every=every,
         published=published,

@@ -52,7 +52,7 @@ def test_a_whole_table_is_a_set(table: Path) -> None:
 
 
 def test_rows_that_are_not_there(table: Path) -> None:
-    with pytest.raises(UsageError, match="no row"):
+    with pytest.raises(InputError, match="no row"):
         one_set(table, {1: "core"}, {"organ": "liver"}).queries()
     with pytest.raises(UsageError, match="no column 'scanner'"):
         one_set(table, {1: "core"}, {"scanner": "a"}).queries()
