@@ -6,6 +6,7 @@ File names and contents are neutral: nothing of the upload's name or header is i
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 import tempfile
@@ -20,8 +21,10 @@ from medretrieval.ui.session import Cart, Found, Outcome, Query
 
 HITS_FILE = "medretrieval-hits.csv"
 SETTINGS_FILE = "medretrieval-settings.json"
+SUPPORTS_FILE = "medretrieval-support-set.zip"
 MASK_FILE = "medretrieval-mask.nii.gz"
-PICTURE_MASK_FILE = "medretrieval-mask.png"
+PICTURE_SUPPORTS_FILE = "medretrieval-support-set.zip"
+MASK_FILE = "medretrieval-mask.png"
 
 COLUMNS = (
     "rank",
@@ -127,11 +130,21 @@ def settings_json(
             "scope": outcome.scope,
             "query_slice": outcome.slice_index,
             "supports_from": "support set" if outcome.cart else "retrieval for each slice",
-            "support_k": None if outcome.cart else outcome.support_k,
+            "support_k": None if outcome.cart else outcome.asked.support_k,
             "orientation": outcome.orientation,
+            "options": outcome.asked.to_json(),
+            "corrections": corrections(outcome),
             **outcome.segmentation.to_json(),
         }
     return json.dumps(data, indent=2, ensure_ascii=False) + "\n"
+
+
+def corrections(outcome: Outcome) -> list[dict[str, Any]]:
+    """The edits of every corrected slice, in pixels of the slice as displayed."""
+    return [
+        {"slice": index, "edits": [dataclasses.asdict(edit) for edit in held.edits]}
+        for index, held in outcome.corrected.items()
+    ]
 
 
 def nifti_bytes(labels: LabelVolume) -> bytes:

@@ -1,0 +1,214 @@
+"""Corrections of the mask by points and boxes, and what is done with a corrected slice."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from medretrieval.errors import UsageError
+from medretrieval.imaging import slice_axis
+from medretrieval.imaging.orientation import turn
+from medretrieval.pipeline import used_supports
+from medretrieval.segmentation.prompts import Edit, prompts_of
+from medretrieval.segmentation.supports import supports_from_labels
+from medretrieval.types import Progress, Support, no_progress
+from medretrieval.ui import content, results, text
+from medretrieval.ui.actions.supporting import SupportActions
+from medretrieval.ui.backend import Opened
+from medretrieval.ui.corrections import Corner, box, dragged, pixel
+from medretrieval.ui.session import CartItem, Outcome, Session, Updates, replace_in_cart
+
+BOX = "box"
+TOOLS = ("positive", "negative", BOX)
+SECOND = "Click the opposite corner of the box."
+
+
+class CorrectActions(SupportActions):
+    """What is done to correct the mask of a slice."""
+
+    def point(
+        self,
+        session: Session,
+        window: str,
+        number: float,
+        label: str | None,
+        tool: str,
+        corner: Corner | None,
+        places: Sequence[Sequence[float]],
+        progress: Progress = no_progress,
+    ) -> Updates:
+        """Correct the shown slice by a click on its picture, or by drawing a box.
+
+        Args:
+            label: name of the structure that is corrected.
+            tool: one of `TOOLS`; anything else for none.
+            corner: the first corner of a box, if it was clicked.
+            places: where the pointer went down and up, in shares of the picture's extent.
+        """
+        if tool not in TOOLS:
+            return {}
+        outcome = self.segmented(session)
+        _, opened, shown = self.shown_slice(session, number)
+        if not label:
+            raise UsageError("choose the structure that you correct, beside the tools")
+        shape = outcome.mask(opened.policy, shown).shape
+        start, end = (pixel(place, shape) for place in places)
+        if tool != BOX:
+            edit = Edit(label=label, kind="positive" if tool == "positive" else "negative", at=end)
+            return self._edited(session, opened, shown, edit, progress)
+        if dragged(*places):
+            corner = Corner(slice_index=shown, label=label, at=start)
+        if corner is None or (corner.slice_index, corner.label) != (shown, label):
+            return self._cornered(
+                session, window, opened, Corner(slice_index=shown, label=label, at=end)
+            )
+        edit = Edit(label=label, kind=BOX, at=box(corner.at, end))
+        return {**self._edited(session, opened, shown, edit, progress), "corner": None}
+
+    def _cornered(self, session: Session, window: str, opened: Opened, corner: Corner) -> Updates:
+        outcome = self.segmented(session)
+        query, colours = session.query, content.palette(opened)
+        assert query is not None  # as there is a mask of it
+        return {
+            "corner": corner,
+            "result": results.stage(
+                query, outcome, opened.policy, window, corner.slice_index, colours, corner
+            ),
+            "segment_status": text.status("idle", SECOND),
+        }
+
+    def _edited(
+        self, session: Session, opened: Opened, shown: int, edit: Edit, progress: Progress
+    ) -> Updates:
+        outcome = self.segmented(session)
+        edits = (*outcome.edits(shown), edit)
+        return {"new_outcome": self._corrected(session, opened, shown, edits, progress)}
+
+    def undo(
+        self, session: Session, number: float, progress: Progress = no_progress
+    ) -> Updates:
+        """Take back the last correction of the shown slice."""
+        outcome = self.segmented(session)
+        _, opened, shown = self.shown_slice(session, number)
+        edits = outcome.edits(shown)
+        if not edits:
+            raise UsageError("this slice has no corrections to take back")
+        return {"new_outcome": self._corrected(session, opened, shown, edits[:-1], progress)}
+
+    def uncorrect(self, session: Session, number: float) -> Updates:
+        """Take back all corrections of the shown slice."""
+        outcome = self.segmented(session)
+        _, opened, shown = self.shown_slice(session, number)
+        if not outcome.edits(shown):
+            raise UsageError("this slice has no corrections to take back")
+        return {"new_outcome": outcome.with_edits(opened.policy, shown, ())}
+
+    def _corrected(
+        self,
+        session: Session,
+        opened: Opened,
+        shown: int,
+        edits: tuple[Edit, ...],
+        progress: Progress,
+    ) -> Outcome:
+        """The mask with these corrections of a slice, which is segmented again if there are any."""
+        outcome = self.segmented(session)
+        query = session.query
+        if not edits or query is None:
+            return outcome.with_edits(opened.policy, shown, ())
+        prompts = prompts_of(edits)
+        wanted = outcome.asked.of_one_slice()
+        if wanted.labels:
+            wanted = replace(wanted, labels=tuple(dict.fromkeys([*wanted.labels, *prompts])))
+        made = self.run_segmenter(
+            session.index,
+            query.volume,
+            supports=self.supports_of(outcome, opened, shown),
+            indices=[shown],
+            orientation=outcome.orientation,
+            prompts={shown: prompts},
+            progress=progress,
+            **wanted.keywords(),
+        )
+        return outcome.with_edits(opened.policy, shown, edits, made.labels)
+
+    def supports_of(
+        self, outcome: Outcome, opened: Opened, index: int
+    ) -> tuple[Support, ...] | None:
+        """What a slice was segmented from; None if it was not, so that this is retrieved."""
+        if outcome.supports is not None:
+            return outcome.supports
+        made = outcome.segmentation
+        uses = tuple(use for use in made.supports if use.query_slice == index)
+        if not uses or outcome.asked.how.axis != "index":
+            return None
+        return tuple(used_supports(opened.index, replace(made, supports=uses)))
+
+    # What is done with it
+
+    def add_slice(self, session: Session, number: float) -> Updates:
+        """Add the shown slice with its mask to the support set, as it lies to be segmented."""
+        outcome = self.segmented(session)
+        query, opened, shown = self.shown_slice(session, number)
+        (support,) = supports_from_labels(
+            query.volume,
+            outcome.segmentation.labels,
+            policy=opened.policy,
+            source=f"corrected-{query.token[:8]}",
+            indices=[shown],
+        )
+        support = replace(
+            support,
+            image=np.ascontiguousarray(turn(support.image, outcome.orientation)),
+            mask=np.ascontiguousarray(turn(support.mask, outcome.orientation)),
+        )
+        item = CartItem(
+            key=f"corrected/{support.key}",
+            support=support,
+            title=f"your image \u00b7 slice {shown}",
+            modality=query.volume.modality,
+        )
+        cart = replace_in_cart(session.cart, item)
+        return self._carted(session, number, cart, f" Slice {shown} of your image is one of them.")
+
+    def save_version(
+        self,
+        session: Session,
+        number: float,
+        folder: str | None,
+        name: str | None,
+        progress: Progress = no_progress,
+    ) -> Updates:
+        """Write a new version of the index that has the corrected slices too, or the shown one.
+
+        Args:
+            folder: of the new version; it must not exist.
+            name: of the case in the index.
+        """
+        outcome = self.segmented(session)
+        query, opened, shown = self.shown_slice(session, number)
+        folder, name = (folder or "").strip(), (name or "").strip()
+        if not folder or not name:
+            raise UsageError("a new version needs a folder that does not exist yet, and a case name")
+        slices = sorted(outcome.corrected) or [shown]
+        labels = outcome.segmentation.labels
+        axis = slice_axis(labels.grid, opened.policy.axis)
+        out = self.backend.append(
+            session.index,
+            Path(folder).expanduser(),
+            query.volume,
+            labels,
+            slices,
+            volume_id=name,
+            note=f"slices {', '.join(map(str, slices))} across axis {axis}, corrected on the page",
+            progress=progress,
+        )
+        line = (
+            f"Wrote the new version to {out}, with {len(slices)} more annotated "
+            f"slice{'' if len(slices) == 1 else 's'}. The index in use stays as it is; open the new one "
+            "by its path."
+        )
+        return {"segment_status": text.status("ok", line)}
