@@ -73,9 +73,7 @@ def asked(values: Mapping[str, Any]) -> Asked:
         values: value of each control of `DEFAULTS`; one that is missing has its default.
     """
     values = {**DEFAULTS, **values}
-    options: dict[str, Any] = {
-        name: values[name] for name in ("crop", "memory") if values[name]
-    }
+    options: dict[str, Any] = {name: values[name] for name in ("crop", "memory") if values[name]}
     if not values["negatives"]:
         options["negatives"] = False
     return Asked(

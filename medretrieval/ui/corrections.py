@@ -74,9 +74,7 @@ def dragged(start: Sequence[float], end: Sequence[float]) -> bool:
     return all(abs(a - b) > DRAGGED for a, b in zip(start, end, strict=True))
 
 
-def changed(
-    before: NDArray[Any], made: NDArray[Any], values: Collection[int]
-) -> NDArray[Any]:
+def changed(before: NDArray[Any], made: NDArray[Any], values: Collection[int]) -> NDArray[Any]:
     """A label map with single labels as another one has them; other labels stay as they are.
 
     Where such a label was and is no more, there is what the other label map shows instead.

@@ -14,6 +14,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
 from medretrieval import __version__
 from medretrieval.imaging import write_labels
 from medretrieval.types import RESEARCH_ONLY, LabelVolume
@@ -21,10 +25,10 @@ from medretrieval.ui.session import Cart, Found, Outcome, Query
 
 HITS_FILE = "medretrieval-hits.csv"
 SETTINGS_FILE = "medretrieval-settings.json"
+AGREEMENT_FILE = "medretrieval-agreement.png"
 SUPPORTS_FILE = "medretrieval-support-set.zip"
 MASK_FILE = "medretrieval-mask.nii.gz"
-PICTURE_SUPPORTS_FILE = "medretrieval-support-set.zip"
-MASK_FILE = "medretrieval-mask.png"
+PICTURE_MASK_FILE = "medretrieval-mask.png"
 
 COLUMNS = (
     "rank",
@@ -155,6 +159,13 @@ def nifti_bytes(labels: LabelVolume) -> bytes:
 def png_bytes(labels: LabelVolume) -> bytes | None:
     """The mask of a picture as PNG, label numbers as grey values; None for anything else."""
     return None if labels.grid.spacing_known else _written(labels, PICTURE_MASK_FILE)
+
+
+def grey_bytes(values: NDArray[np.floating[Any]]) -> bytes:
+    """A map of numbers from 0 to 1, (H, W), as a grey PNG."""
+    buffer = io.BytesIO()
+    Image.fromarray(np.round(values * 255).astype(np.uint8)).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def _written(labels: LabelVolume, name: str) -> bytes:

@@ -46,7 +46,11 @@ def stage(
     shown = ", ".join(names.get(int(v), str(v)) for v in np.unique(mask) if v) or "nothing"
     base = content.plain(query, policy, window, index)
     edits = outcome.edits(index)
-    note = base.note if mask.any() else f"{base.note} \u00b7 no structure found on it".lstrip(" \u00b7")
+    note = (
+        base.note
+        if mask.any()
+        else f"{base.note} \u00b7 no structure found on it".lstrip(" \u00b7")
+    )
     if edits:
         note += f" \u00b7 corrected ({len(edits)})"
     return text.stage(

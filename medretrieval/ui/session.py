@@ -29,7 +29,14 @@ from medretrieval.types import (
     Volume,
 )
 from medretrieval.ui.asked import Asked
-from medretrieval.ui.corrections import Corrected, changed, named_as, slice_of, with_names, with_slice
+from medretrieval.ui.corrections import (
+    Corrected,
+    changed,
+    named_as,
+    slice_of,
+    with_names,
+    with_slice,
+)
 from medretrieval.ui.options import ANY_ORIENTATION, Wanted
 
 

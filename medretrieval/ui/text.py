@@ -108,7 +108,9 @@ def stage(shown: Stage, *, comparison: bool = False) -> str:
 
     if not comparison:
         return frame(plain + over + shown.marks)
-    return f'<div class="mr-pair">{frame(plain, " mr-plain")}{frame(plain + over + shown.marks)}</div>'
+    return (
+        f'<div class="mr-pair">{frame(plain, " mr-plain")}{frame(plain + over + shown.marks)}</div>'
+    )
 
 
 def scale(colours: Sequence[str], low: str, high: str, meaning: str) -> str:

@@ -255,7 +255,8 @@ def odd_supports(items: Iterable[CartItem], found: Found | None) -> str:
     odd = [
         item
         for item in items
-        if hits and not {part for part in (item.modality, item.region) if part != UNKNOWN} <= similar
+        if hits
+        and not {part for part in (item.modality, item.region) if part != UNKNOWN} <= similar
     ]
     if not odd:
         return ""

@@ -87,9 +87,7 @@ class CorrectActions(SupportActions):
         edits = (*outcome.edits(shown), edit)
         return {"new_outcome": self._corrected(session, opened, shown, edits, progress)}
 
-    def undo(
-        self, session: Session, number: float, progress: Progress = no_progress
-    ) -> Updates:
+    def undo(self, session: Session, number: float, progress: Progress = no_progress) -> Updates:
         """Take back the last correction of the shown slice."""
         outcome = self.segmented(session)
         _, opened, shown = self.shown_slice(session, number)
@@ -192,7 +190,9 @@ class CorrectActions(SupportActions):
         query, opened, shown = self.shown_slice(session, number)
         folder, name = (folder or "").strip(), (name or "").strip()
         if not folder or not name:
-            raise UsageError("a new version needs a folder that does not exist yet, and a case name")
+            raise UsageError(
+                "a new version needs a folder that does not exist yet, and a case name"
+            )
         slices = sorted(outcome.corrected) or [shown]
         labels = outcome.segmentation.labels
         axis = slice_axis(labels.grid, opened.policy.axis)
@@ -206,9 +206,9 @@ class CorrectActions(SupportActions):
             note=f"slices {', '.join(map(str, slices))} across axis {axis}, corrected on the page",
             progress=progress,
         )
+        more = f"{len(slices)} more annotated slice{'' if len(slices) == 1 else 's'}"
         line = (
-            f"Wrote the new version to {out}, with {len(slices)} more annotated "
-            f"slice{'' if len(slices) == 1 else 's'}. The index in use stays as it is; open the new one "
-            "by its path."
+            f"Wrote the new version to {out}, with {more}. The index in use stays as it is; open "
+            "the new one by its path."
         )
         return {"segment_status": text.status("ok", line)}
