@@ -61,6 +61,9 @@ class Components(SearchOptions, SegmentColumn):
         """The components that make up a `Session`, in its order."""
         return [getattr(self, field.name) for field in dataclasses.fields(Session)]
 
+    def _own_indexes(self) -> bool:
+        return self._backend.allow_paths
+
     def _image_column(self) -> None:
         gr.HTML(text.step(1, "Your image"))
         self.upload = gr.File(

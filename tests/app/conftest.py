@@ -38,8 +38,11 @@ from medretrieval.types import (
     no_progress,
 )
 from medretrieval.ui.actions import Actions
+from medretrieval.ui.asked import DEFAULTS as ASKED
 from medretrieval.ui.backend import DEMO, DEMO_TITLE, Backend, Opened
+from medretrieval.ui.corrections import share
 from medretrieval.ui.options import DEFAULTS
+from medretrieval.ui.runs import Run
 from medretrieval.ui.session import Session
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -262,11 +265,35 @@ class Visitor:
         loaded: dict[str, Any] = json.loads(self.shown["settings_file"].content)
         return loaded
 
-    def segment(
-        self, scope: str = "slice", number: int = 2, structures: list[str] | None = None
+    def segment(self, scope: str = "slice", number: int = 2, **options: Any) -> dict[str, Any]:
+        """Segment; `options` are values of the controls of `asked.DEFAULTS`."""
+        values = {**ASKED, "segmenter": "toy", "support_k": 2, **options}.values()
+        made = self.actions.segment(self.session, number, Run(), *values, scope=scope)
+        return self.shows(made, number)
+
+    def shows(self, made: dict[str, Any], number: int = 2) -> dict[str, Any]:
+        """Show the mask that an action made."""
+        new = made["new_outcome"]
+        return self.do(self.actions.show_outcome(self.session, "", number, None, new))
+
+    def point(
+        self,
+        x: float,
+        y: float,
+        *,
+        label: str = "liver",
+        tool: str = "positive",
+        number: int = 2,
+        start: tuple[float, float] | None = None,
+        shape: tuple[int, int] = (20, 24),
     ) -> dict[str, Any]:
-        made = self.actions.segment(self.session, number, "toy", 2, structures, scope=scope)
-        return self.do(self.actions.show_outcome(self.session, "", number, made["new_outcome"]))
+        """Click on pixel (x, y) of a slice of `shape` (H, W), or draw from `start` to it."""
+        places = [share(start or (x, y), shape), share((x, y), shape)]
+        made = self.actions.point(
+            self.session, "", number, label, tool, self.shown.get("corner"), places
+        )
+        self.do({k: v for k, v in made.items() if k != "new_outcome"})
+        return self.shows(made, number) if "new_outcome" in made else made
 
 
 @pytest.fixture

@@ -42,7 +42,10 @@ def test_only_the_modules_of_the_page_itself_need_gradio() -> None:
         for path in (ROOT / "medretrieval").rglob("*.py")
         if re.search(r"^\s*(import|from) gradio\b", path.read_text(), re.MULTILINE)
     }
-    assert needing == {"components", "options_panel", "wiring", "endpoints", "page"}
+    assert needing == {
+        "answering", "components", "connecting", "endpoints", "endpoints_masks", "options_panel",
+        "page", "segment_panel", "wiring", "wiring_masks",
+    }  # fmt: skip
 
 
 @pytest.fixture
@@ -159,7 +162,7 @@ def test_programs_use_the_page(server: str, nifti: Path, tmp_path: Path) -> None
 
     client = Client(server, verbose=False, download_files=str(tmp_path / "downloads"))
     endpoints = client.view_api(return_format="dict")["named_endpoints"]
-    assert set(endpoints) == {"/indexes", "/search", "/segment"}
+    assert set(endpoints) == {"/indexes", "/search", "/segment", "/agreement", "/support_set"}
     assert client.predict(api_name="/indexes")[0]["index"] == "demo"
 
     found = client.predict(
