@@ -10,9 +10,9 @@ import gradio as gr
 from medretrieval.errors import UsageError
 from medretrieval.imaging.orientation import AS_STORED
 from medretrieval.pipeline import DEFAULT_SUPPORT_K
+from medretrieval.segmentation.options import VolumeOptions
 from medretrieval.segmentation.prompts import Edit, Prompts, prompts_of
 from medretrieval.segmentation.registry import DEFAULT_SEGMENTER
-from medretrieval.segmentation.supports import pack_supports, supports_from_pair
 from medretrieval.types import Support
 from medretrieval.ui import exports
 from medretrieval.ui.answering import HEAVY, Answering, Answers, named, number_input, text_input
@@ -110,8 +110,6 @@ class MaskEndpoints(Answers):
         Returns:
             The label map as NIfTI on the grid of the image, and what was found.
         """
-        from medretrieval.segmentation.options import VolumeOptions
-
         with Answering():
             given = self._supports(supports, index)
             volume = self._actions.read_upload(file)
@@ -197,6 +195,8 @@ class MaskEndpoints(Answers):
         Returns:
             The support set as .zip, for /segment and /agreement.
         """
+        from medretrieval.segmentation.supports import pack_supports, supports_from_pair
+
         with Answering():
             policy = self._backend.open(index).policy
             uploads = self._actions.uploads

@@ -54,21 +54,21 @@ element.addEventListener('pointerup', (event) => {
 OFF = "off"
 TOOLS = [
     ("Off", OFF),
-    ("+ belongs to it", "positive"),
-    ("\u2212 does not", "negative"),
-    ("Box around it", "box"),
+    ("+ Point", "positive"),
+    ("\u2212 Point", "negative"),
+    ("Box", "box"),
 ]
-LEFT_TO_IT = ("As usual for the segmenter", "")
+LEFT_TO_IT = ("Its own choice", "")
 CROPS = {
     "none": "The whole picture",
     "body": "The body",
-    "supports": "Where the annotated slices have the structures",
-    "body+supports": "That part of the body",
+    "supports": "Around the structures",
+    "body+supports": "Around them in the body",
 }
 MEMORIES = {
-    "all": "Everything (exact)",
-    "pooled": "Coarser (faster)",
-    "foreground": "Near the structures (faster)",
+    "all": "All of it (exact)",
+    "pooled": "Coarser, faster",
+    "foreground": "Near the structures, faster",
 }
 _CONTROLS = {"size": "sm", "min_width": 100}
 
@@ -136,7 +136,7 @@ class SegmentColumn:
                     "Load a saved set", file_types=[".zip"], elem_id="mr-set-upload", **_CONTROLS
                 )
             self.set_file = gr.DownloadButton(
-                "Support set (.zip)", visible="hidden", elem_id="mr-set-file", size="sm"
+                "Support set (.zip)", elem_id="mr-set-file", elem_classes="mr-hidden"
             )
 
     def _options(self, backend: Backend) -> None:
@@ -227,7 +227,8 @@ class SegmentColumn:
                 TOOLS,
                 value=OFF,
                 label="Correct this slice",
-                info="Choose a tool and the structure, then click on the picture.",
+                info="Choose a tool, then click on the picture: + belongs to the structure, "
+                "\u2212 does not. Of a box click two corners, or draw it.",
                 elem_id="mr-tool",
             )
             self.label = gr.Dropdown(

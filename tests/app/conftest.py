@@ -80,12 +80,13 @@ class ToyEmbedder:
 
 
 class ToySegmenter:
-    """Bright pixels become the first label that the supports show."""
+    """Bright pixels become the first label that the supports show, and prompts are obeyed."""
 
     name = "toy-segmenter"
 
     def __init__(self) -> None:
         self.supports: list[Sequence[Support]] = []
+        self.prompts: list[Any] = []
 
     def segment_batch(
         self,
@@ -93,10 +94,12 @@ class ToySegmenter:
         supports: Sequence[Sequence[Support]],
         *,
         labels: Sequence[str] | None = None,
+        prompts: Sequence[Any] | None = None,
         progress: Progress = no_progress,
         **changes: Any,
     ) -> list[SliceSegmentation]:
         made = []
+        self.prompts.append(prompts)
         for image, chosen in zip(images, supports, strict=True):
             self.supports.append(chosen)
             names = {
@@ -105,6 +108,10 @@ class ToySegmenter:
             value = min(names)
             grey = image if image.ndim == 2 else image[..., 0]
             mask = np.where(grey > 128, value, 0).astype(np.uint8)
+            for one in (prompts[len(made)] or {}).values() if prompts else ():
+                for inside, places in ((value, one.positive), (0, one.negative)):
+                    for x, y in places:
+                        mask[round(y), round(x)] = inside
             made.append(
                 SliceSegmentation(
                     mask=mask,

@@ -13,7 +13,6 @@ from medretrieval.imaging import slice_axis
 from medretrieval.imaging.orientation import turn
 from medretrieval.pipeline import used_supports
 from medretrieval.segmentation.prompts import Edit, prompts_of
-from medretrieval.segmentation.supports import supports_from_labels
 from medretrieval.types import Progress, Support, no_progress
 from medretrieval.ui import content, results, text
 from medretrieval.ui.actions.supporting import SupportActions
@@ -149,6 +148,8 @@ class CorrectActions(SupportActions):
 
     def add_slice(self, session: Session, number: float) -> Updates:
         """Add the shown slice with its mask to the support set, as it lies to be segmented."""
+        from medretrieval.segmentation.supports import supports_from_labels
+
         outcome = self.segmented(session)
         query, opened, shown = self.shown_slice(session, number)
         (support,) = supports_from_labels(

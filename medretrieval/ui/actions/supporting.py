@@ -5,12 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 from medretrieval.errors import UsageError
-from medretrieval.segmentation.supports import (
-    distinct,
-    pack_supports,
-    supports_from_pair,
-    unpack_supports,
-)
 from medretrieval.ui import content, exports, text, words
 from medretrieval.ui.actions.base import NO_RESULTS, Acting, structure_names
 from medretrieval.ui.session import (
@@ -63,6 +57,8 @@ class SupportActions(Acting):
         names: str | None,
     ) -> Updates:
         """Add the visitor's own annotated image to the support set."""
+        from medretrieval.segmentation.supports import supports_from_pair
+
         if not image or not mask:
             raise UsageError("your own pair needs an image and its mask; upload both")
         with (
@@ -85,6 +81,8 @@ class SupportActions(Acting):
 
     def save_set(self, session: Session) -> Updates:
         """Make a file of the support set."""
+        from medretrieval.segmentation.supports import pack_supports
+
         if not session.cart:
             raise UsageError("the support set is empty; add annotated slices to it first")
         packed = pack_supports([item.support for item in session.cart])
@@ -107,6 +105,8 @@ class SupportActions(Acting):
             UsageError: there is none.
             InputError: it is none, or damaged.
         """
+        from medretrieval.segmentation.supports import distinct, unpack_supports
+
         if not upload:
             raise UsageError("choose a support set: the .zip file that this page saves")
         with taken(upload, self.uploads, name="your support set") as path:
