@@ -73,7 +73,11 @@ def asked(values: Mapping[str, Any]) -> Asked:
         values: value of each control of `DEFAULTS`; one that is missing has its default.
     """
     values = {**DEFAULTS, **values}
-    options: dict[str, Any] = {name: values[name] for name in ("crop", "memory") if values[name]}
+    options = OptionChanges()
+    if values["crop"]:
+        options["crop"] = values["crop"]
+    if values["memory"]:
+        options["memory"] = values["memory"]
     if not values["negatives"]:
         options["negatives"] = False
     return Asked(

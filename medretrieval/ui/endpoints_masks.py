@@ -110,6 +110,7 @@ class MaskEndpoints(Answers):
         Returns:
             The label map as NIfTI on the grid of the image, and what was found.
         """
+        how: Any = {"propagation": propagation, "keep": keep, "axis": axis}
         with Answering():
             given = self._supports(supports, index)
             volume = self._actions.read_upload(file)
@@ -123,9 +124,9 @@ class MaskEndpoints(Answers):
                 labels=labels or None,
                 indices=None if slice_index is None else [int(slice_index)],
                 orientation=orientation or AS_STORED,
-                prompts=_prompts(prompts or [], slice_index),
+                prompts=read_prompts(prompts or [], slice_index),
                 sets=sets,
-                how=VolumeOptions(propagation=propagation, keep=keep, axis=axis),
+                how=VolumeOptions(**how),
                 options=options or {},
             )
             data = exports.nifti_bytes(made.labels)
@@ -214,7 +215,7 @@ class MaskEndpoints(Answers):
         return [item.support for item in self._actions.read_set(upload, index)]
 
 
-def _prompts(
+def read_prompts(
     entries: Sequence[Mapping[str, Any]], slice_index: int | None
 ) -> dict[int, dict[str, Prompts]] | None:
     """Prompts by slice and label.

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from html import escape
 from math import isnan
+from typing import Any
 
 import numpy as np
 
@@ -94,9 +95,16 @@ def _point(at: Sequence[float], shape: tuple[int, int], colour: str, kind: str) 
     )
 
 
-def choices(names: Sequence[str], kept: str | None) -> Props:
-    """The structures that can be corrected, the first or the one chosen before already chosen."""
-    return Props(choices=list(names), value=kept if kept in names else next(iter(names), None))
+def choices(structures: Sequence[Mapping[str, Any]], kept: str | None) -> Props:
+    """The structures that can be corrected.
+
+    Args:
+        structures: as `Segmentation.structures` has them.
+        kept: the one chosen before stays; otherwise one that was found is chosen to begin with.
+    """
+    names = [row["name"] for row in structures]
+    there = [row["name"] for row in structures if row["voxels"]]
+    return Props(choices=names, value=kept if kept in names else next(iter([*there, *names]), None))
 
 
 def agreement(found: Agreement, query: Query, policy: SlicePolicy, index: int) -> str:

@@ -8,6 +8,7 @@ import gradio as gr
 
 from medretrieval.segmentation.options import CropPolicy, MemoryTokens
 from medretrieval.ui import content, text
+from medretrieval.ui.actions.correcting import OFF
 from medretrieval.ui.asked import DEFAULTS
 from medretrieval.ui.backend import Backend
 from medretrieval.ui.options_panel import CHANGING
@@ -51,7 +52,6 @@ element.addEventListener('pointerup', (event) => {
 });
 """
 
-OFF = "off"
 TOOLS = [
     ("Off", OFF),
     ("+ Point", "positive"),
@@ -70,7 +70,7 @@ MEMORIES = {
     "pooled": "Coarser, faster",
     "foreground": "Near the structures, faster",
 }
-_CONTROLS = {"size": "sm", "min_width": 100}
+_CONTROLS: dict[str, Any] = {"size": "sm", "min_width": 100}
 
 
 def cards(name: str, value: str) -> gr.HTML:
@@ -104,8 +104,9 @@ class SegmentColumn:
             elem_id="mr-result",
         )
         with gr.Column(visible=False) as self.result_tools:
-            self._tools()
-            self._corrections(backend)
+            self._corrections()
+            self._appearance()
+            self._judgement(backend)
         self._downloads()
 
     def asked(self) -> list[Any]:
@@ -206,10 +207,28 @@ class SegmentColumn:
                 elem_id="mr-memory",
             )
 
-    def _tools(self) -> None:
+    def _corrections(self) -> None:
         self.result_slice = gr.Slider(
             0, 1, 0, step=1, label="Slice", buttons=[], elem_id="mr-result-slice"
         )
+        self.tool = gr.Radio(
+            TOOLS,
+            value=OFF,
+            label="Correct this slice",
+            info="Choose a tool, then click on the picture: + belongs to the structure, "
+            "\u2212 does not. Of a box click two corners, or draw it.",
+            elem_id="mr-tool",
+        )
+        self.label = gr.Dropdown(
+            [], label="Structure to correct", value=None, elem_id="mr-label", **CHANGING
+        )
+        with gr.Row():
+            self.undo = gr.Button("Undo", elem_id="mr-undo", **_CONTROLS)
+            self.uncorrect = gr.Button("Undo all", elem_id="mr-uncorrect", **_CONTROLS)
+            self.add_slice = gr.Button("Add slice to set", elem_id="mr-add-slice", **_CONTROLS)
+
+    def _appearance(self) -> None:
+        self.legend = gr.HTML("", elem_id="mr-legend")
         with gr.Row():
             shown: dict[str, Any] = {"min_width": 100, "buttons": []}
             self.opacity = gr.Slider(
@@ -219,29 +238,8 @@ class SegmentColumn:
         self.side = gr.Checkbox(
             False, label="Show the plain image beside it", elem_id="mr-side-by-side"
         )
-        self.legend = gr.HTML("", elem_id="mr-legend")
 
-    def _corrections(self, backend: Backend) -> None:
-        with gr.Column(elem_id="mr-correct"):
-            self.tool = gr.Radio(
-                TOOLS,
-                value=OFF,
-                label="Correct this slice",
-                info="Choose a tool, then click on the picture: + belongs to the structure, "
-                "\u2212 does not. Of a box click two corners, or draw it.",
-                elem_id="mr-tool",
-            )
-            self.label = gr.Dropdown(
-                [], label="Structure to correct", value=None, elem_id="mr-label", **CHANGING
-            )
-            with gr.Row():
-                self.undo = gr.Button("Undo", elem_id="mr-undo", **_CONTROLS)
-                self.uncorrect = gr.Button(
-                    "Undo all on this slice", elem_id="mr-uncorrect", **_CONTROLS
-                )
-            self.add_slice = gr.Button(
-                "Add this slice to the support set", size="sm", elem_id="mr-add-slice"
-            )
+    def _judgement(self, backend: Backend) -> None:
         self.check = gr.Button("How sure is this mask?", size="sm", elem_id="mr-check")
         self.agreement_view = gr.HTML("", elem_id="mr-agreement")
         with gr.Accordion(

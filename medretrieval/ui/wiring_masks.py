@@ -86,7 +86,7 @@ class MaskWiring(Connecting):
         act, page = self._actions, self._parts
 
         def pointed(event: gr.EventData, *values: Any) -> dict[str, Any]:
-            return act.point(from_values(values[:SIZE]), *values[SIZE:], event.places)
+            return act.point(from_values(values[:SIZE]), event.places, *values[SIZE:])
 
         shown = [*self._session, page.slice]
         pointing = self.on(

@@ -233,7 +233,7 @@ def segmented_line(outcome: Outcome, slices: int, *, meaningless: bool = False) 
     if outcome.cart:
         by = "from the support set"
     line = f"Segmented {what} {by}, {_took(made.seconds)} with {made.segmenter}."
-    corrected = [k for k in outcome.corrected if k != outcome.slice_index]
+    corrected = list(outcome.corrected)
     if corrected:
         line += f" Corrected by you: slice{'' if len(corrected) == 1 else 's'} {runs(corrected)}."
     if outcome.orientation != AS_STORED:

@@ -297,7 +297,7 @@ class Visitor:
         """Click on pixel (x, y) of a slice of `shape` (H, W), or draw from `start` to it."""
         places = [share(start or (x, y), shape), share((x, y), shape)]
         made = self.actions.point(
-            self.session, "", number, label, tool, self.shown.get("corner"), places
+            self.session, places, "", number, label, tool, self.shown.get("corner")
         )
         self.do({k: v for k, v in made.items() if k != "new_outcome"})
         return self.shows(made, number) if "new_outcome" in made else made

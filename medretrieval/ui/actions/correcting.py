@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Final, Literal
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from medretrieval.errors import UsageError
 from medretrieval.imaging import slice_axis
 from medretrieval.imaging.orientation import turn
 from medretrieval.pipeline import used_supports
-from medretrieval.segmentation.prompts import Edit, prompts_of
+from medretrieval.segmentation.prompts import Edit, Kind, prompts_of
 from medretrieval.types import Progress, Support, no_progress
 from medretrieval.ui import content, results, text
 from medretrieval.ui.actions.supporting import SupportActions
@@ -20,8 +21,8 @@ from medretrieval.ui.backend import Opened
 from medretrieval.ui.corrections import Corner, box, dragged, pixel
 from medretrieval.ui.session import CartItem, Outcome, Session, Updates, replace_in_cart
 
-BOX = "box"
-TOOLS = ("positive", "negative", BOX)
+BOX: Final = "box"
+OFF: Final = "off"
 SECOND = "Click the opposite corner of the box."
 
 
@@ -31,23 +32,23 @@ class CorrectActions(SupportActions):
     def point(
         self,
         session: Session,
+        places: Sequence[Sequence[float]],
         window: str,
         number: float,
         label: str | None,
-        tool: str,
+        tool: Kind | Literal["off"],
         corner: Corner | None,
-        places: Sequence[Sequence[float]],
         progress: Progress = no_progress,
     ) -> Updates:
         """Correct the shown slice by a click on its picture, or by drawing a box.
 
         Args:
-            label: name of the structure that is corrected.
-            tool: one of `TOOLS`; anything else for none.
-            corner: the first corner of a box, if it was clicked.
             places: where the pointer went down and up, in shares of the picture's extent.
+            label: name of the structure that is corrected.
+            tool: what a click means.
+            corner: the first corner of a box, if it was clicked.
         """
-        if tool not in TOOLS:
+        if tool == OFF:
             return {}
         outcome = self.segmented(session)
         _, opened, shown = self.shown_slice(session, number)
@@ -56,7 +57,7 @@ class CorrectActions(SupportActions):
         shape = outcome.mask(opened.policy, shown).shape
         start, end = (pixel(place, shape) for place in places)
         if tool != BOX:
-            edit = Edit(label=label, kind="positive" if tool == "positive" else "negative", at=end)
+            edit = Edit(label=label, kind=tool, at=end)
             return self._edited(session, opened, shown, edit, progress)
         if dragged(*places):
             corner = Corner(slice_index=shown, label=label, at=start)

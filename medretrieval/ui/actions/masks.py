@@ -133,8 +133,8 @@ class MaskActions(Acting):
         made = new.segmentation
         colours = content.palette(opened).with_names(made.labels.names.values())
         shown = max(0, min(int(number), query.slices(opened.policy) - 1))
+        structures = made.structures()
         png = exports.png_bytes(made.labels)
-        names = list(made.labels.names.values())
         kind, line = self._said(query, opened, new, session)
         return {
             "new_outcome": None,
@@ -142,8 +142,8 @@ class MaskActions(Acting):
             "result": results.stage(query, new, opened.policy, window, shown, colours),
             "result_tools": Props(visible=True),
             "result_slice": shown,
-            "legend": text.legend(made.structures(), colours),
-            "label": results.choices(names, label),
+            "legend": text.legend(structures, colours),
+            "label": results.choices(structures, label),
             "corner": None,
             "agreement_view": "",
             "segment_status": text.status(kind, line),
