@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from medretrieval.pipeline import DEFAULT_SUPPORT_K
-from medretrieval.segmentation.options import SLICE_BY_SLICE, OptionChanges, VolumeOptions
+from medretrieval.segmentation.options import VOLUME_DEFAULTS, OptionChanges, VolumeOptions
 from medretrieval.segmentation.registry import DEFAULT_SEGMENTER
 
 # Of each control the value that changes nothing. "" leaves a choice to the segmenter.
@@ -17,9 +17,9 @@ DEFAULTS: Mapping[str, Any] = {
     "structures": [],
     "one_set": False,
     "negatives": True,
-    "propagate": False,
-    "largest": False,
-    "best_axis": False,
+    "propagate": VOLUME_DEFAULTS.propagation == "both",
+    "largest": VOLUME_DEFAULTS.keep == "largest",
+    "best_axis": VOLUME_DEFAULTS.axis == "best",
     "crop": "",
     "memory": "",
 }
@@ -41,12 +41,12 @@ class Asked:
     support_k: int = DEFAULT_SUPPORT_K
     labels: tuple[str, ...] = ()
     sets: Literal["slice", "volume"] = "slice"
-    how: VolumeOptions = SLICE_BY_SLICE
+    how: VolumeOptions = VOLUME_DEFAULTS
     options: OptionChanges = field(default_factory=lambda: OptionChanges())
 
     def of_one_slice(self) -> Asked:
         """The same for a single slice, to which what is done with volumes does not apply."""
-        return replace(self, sets="slice", how=SLICE_BY_SLICE)
+        return replace(self, sets="slice", how=VOLUME_DEFAULTS)
 
     def for_slice(self) -> dict[str, Any]:
         """As arguments of `pipeline.agreement`: what matters for a single slice."""

@@ -10,7 +10,7 @@ import gradio as gr
 from medretrieval.errors import UsageError
 from medretrieval.imaging.orientation import AS_STORED
 from medretrieval.pipeline import DEFAULT_SUPPORT_K
-from medretrieval.segmentation.options import VolumeOptions
+from medretrieval.segmentation.options import VOLUME_DEFAULTS, VolumeOptions
 from medretrieval.segmentation.prompts import Edit, Prompts, prompts_of
 from medretrieval.segmentation.registry import DEFAULT_SEGMENTER
 from medretrieval.types import Support
@@ -48,9 +48,9 @@ class MaskEndpoints(Answers):
             volume = [
                 gr.JSON([], label="prompts"),
                 text_input("slice", "sets"),
-                text_input("none", "propagation"),
-                text_input("all", "keep"),
-                text_input("index", "axis"),
+                text_input(VOLUME_DEFAULTS.propagation, "propagation"),
+                text_input(VOLUME_DEFAULTS.keep, "keep"),
+                text_input(VOLUME_DEFAULTS.axis, "axis"),
             ]
             made, answer = gr.File(label="made"), gr.JSON(label="result")
             button = gr.Button()
@@ -79,9 +79,9 @@ class MaskEndpoints(Answers):
         options: dict[str, Any] | None = None,
         prompts: list[dict[str, Any]] | None = None,
         sets: str = "slice",
-        propagation: str = "none",
-        keep: str = "all",
-        axis: str = "index",
+        propagation: str = VOLUME_DEFAULTS.propagation,
+        keep: str = VOLUME_DEFAULTS.keep,
+        axis: str = VOLUME_DEFAULTS.axis,
     ) -> tuple[str, dict[str, Any]]:
         """Segment an image from annotated slices: the most similar ones of an index, or given ones.
 
@@ -103,7 +103,7 @@ class MaskEndpoints(Answers):
                 "positive" or "negative" (x, y), or "box" (left, top, right, bottom). "slice" may
                 be left out with slice_index.
             sets: "slice" finds annotated slices for each slice, "volume" one set for all.
-            propagation: "none", or "both" to carry masks from slice to slice of a volume.
+            propagation: "both" carries masks from slice to slice of a volume, "none" does not.
             keep: "all", or "largest" for only the largest piece of each structure.
             axis: "index" for slices as in the index, "best" where the pixels are finest.
 

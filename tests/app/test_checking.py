@@ -78,7 +78,7 @@ def test_the_controls_say_how_to_segment() -> None:
             "structures": ["liver"],
             "one_set": True,
             "negatives": False,
-            "propagate": True,
+            "propagate": False,
             "largest": True,
             "best_axis": True,
             "crop": "body",
@@ -90,7 +90,7 @@ def test_the_controls_say_how_to_segment() -> None:
         "support_k": DEFAULTS["support_k"],
         "labels": ["liver"],
         "sets": "volume",
-        "how": VolumeOptions(propagation="both", keep="largest", axis="best"),
+        "how": VolumeOptions(propagation="none", keep="largest", axis="best"),
         "options": {"crop": "body", "memory": "pooled", "negatives": False},
     }
     assert made.of_one_slice().how == VolumeOptions()
@@ -98,7 +98,7 @@ def test_the_controls_say_how_to_segment() -> None:
 
 def test_options_reach_the_segmenter_and_the_settings(visitor: Any, backend: Any) -> None:
     visitor.example()
-    visitor.segment("volume", one_set=True, largest=True, negatives=False)
+    visitor.segment("volume", one_set=True, largest=True, negatives=False, propagate=False)
     keys = [{s.key for s in supports} for supports in backend.model.supports]
     assert all(own == keys[0] for own in keys)
     options = visitor.settings()["segmentation"]["options"]
