@@ -24,6 +24,7 @@ SURE = (
     (0.7, "changes with the annotated slices: look at its edge"),
     (0.0, "depends on single annotated slices: do not rely on it"),
 )
+UNCORRECTED = "This is about the mask without your corrections."
 NOTHING = "not found with any of them"
 
 
@@ -107,8 +108,14 @@ def choices(structures: Sequence[Mapping[str, Any]], kept: str | None) -> Props:
     return Props(choices=names, value=kept if kept in names else next(iter([*there, *names]), None))
 
 
-def agreement(found: Agreement, query: Query, policy: SlicePolicy, index: int) -> str:
-    """How far the mask of a slice depends on single annotated slices."""
+def agreement(
+    found: Agreement, query: Query, policy: SlicePolicy, index: int, *, corrected: bool
+) -> str:
+    """How far the mask of a slice depends on single annotated slices.
+
+    Args:
+        corrected: the slice has corrections, which `found` knows nothing of.
+    """
     differing = 1 - found.overall()
     base = content.plain(query, policy, policy.window, index)
     rows = "".join(
@@ -122,12 +129,13 @@ def agreement(found: Agreement, query: Query, policy: SlicePolicy, index: int) -
             overlay=pictures.heat(differing),
         )
     )
+    said = (text.AGREEMENT, text.AGREEMENT_MEASURED, UNCORRECTED if corrected else None)
     scale = text.scale(
         pictures.gradient(), "0 %", "100 %", "of the masks differ here from the one shown"
     )
     return (
         f'<section class="mr-why mr-sure"><h3>How sure is slice {index}?</h3>'
-        f"<p>{escape(text.AGREEMENT)}</p>{picture}{scale}"
+        f"<p>{escape(' '.join(filter(None, said)))}</p>{picture}{scale}"
         f"<table><thead><tr><th>structure</th><th>agreement</th><th></th></tr></thead>"
         f"<tbody>{rows}</tbody></table></section>"
     )

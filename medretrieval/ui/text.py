@@ -21,6 +21,8 @@ AGREEMENT = (
     "depends on a single annotated slice, and the less it can be trusted. Masks can also agree and "
     "be wrong together."
 )
+# What an evaluation found of it; None as long as there is no number.
+AGREEMENT_MEASURED: str | None = None
 PLANES = ("sagittal", "coronal", "axial")
 # First letter: the edge at the top; second: the edge at the left (of the patient).
 EDGES = {"axial": "A R", "coronal": "S R", "sagittal": "S A"}

@@ -119,6 +119,7 @@ def test_the_agreement_of_a_slice(visitor: Any, backend: Any) -> None:
     assert [len(s) for s in backend.model.supports[before:]] == [2, 1, 1]
     view = shown["agreement_view"]
     assert "How sure is slice 3?" in view
+    assert "without your corrections" not in view
     assert "<td>liver</td><td>1.00</td>" in view
     assert "linear-gradient" in view
 
@@ -147,7 +148,10 @@ def test_the_map_shows_where_masks_differ(visitor: Any, backend: Any) -> None:
     maps[0, 3, 4] = 0.5
     result = SliceSegmentation(mask=np.zeros((20, 24), np.uint8), logits=maps, names={1: "<b>"})
     found = Agreement(result=result, names={1: "<b>"}, maps=maps, scores={"<b>": float("nan")})
-    view = results.agreement(found, visitor.session.query, backend.open("demo").policy, 2)
+    view = results.agreement(
+        found, visitor.session.query, backend.open("demo").policy, 2, corrected=True
+    )
+    assert "without your corrections" in view
     assert "&lt;b&gt;" in view
     assert "<b>" not in view
 

@@ -39,7 +39,10 @@ class CheckActions(CorrectActions):
             run.check()
         finally:
             run.end()
+        corrected = bool(outcome.edits(shown))
         return {
-            "agreement_view": results.agreement(found, query, opened.policy, shown),
+            "agreement_view": results.agreement(
+                found, query, opened.policy, shown, corrected=corrected
+            ),
             "segment_status": text.status("ok", f"Checked the mask of slice {shown}."),
         }

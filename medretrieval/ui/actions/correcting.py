@@ -19,7 +19,7 @@ from medretrieval.ui import content, results, text
 from medretrieval.ui.actions.supporting import SupportActions
 from medretrieval.ui.backend import Opened
 from medretrieval.ui.corrections import Corner, box, dragged, pixel
-from medretrieval.ui.session import CartItem, Outcome, Session, Updates, replace_in_cart
+from medretrieval.ui.session import CartItem, Outcome, Query, Session, Updates, replace_in_cart
 
 BOX: Final = "box"
 OFF: Final = "off"
@@ -51,78 +51,62 @@ class CorrectActions(SupportActions):
         if tool == OFF:
             return {}
         outcome = self.segmented(session)
-        _, opened, shown = self.shown_slice(session, number)
+        query, opened, shown = self.shown_slice(session, number)
         if not label:
-            raise UsageError("choose the structure that you correct, beside the tools")
+            raise UsageError("choose the structure that you correct, below the tools")
         shape = outcome.mask(opened.policy, shown).shape
         start, end = (pixel(place, shape) for place in places)
+        if tool == BOX and dragged(*places):
+            corner = Corner(slice_index=shown, label=label, at=start)
         if tool != BOX:
             edit = Edit(label=label, kind=tool, at=end)
-            return self._edited(session, opened, shown, edit, progress)
-        if dragged(*places):
-            corner = Corner(slice_index=shown, label=label, at=start)
-        if corner is None or (corner.slice_index, corner.label) != (shown, label):
-            return self._cornered(
-                session, window, opened, Corner(slice_index=shown, label=label, at=end)
-            )
-        edit = Edit(label=label, kind=BOX, at=box(corner.at, end))
-        return {**self._edited(session, opened, shown, edit, progress), "corner": None}
-
-    def _cornered(self, session: Session, window: str, opened: Opened, corner: Corner) -> Updates:
-        outcome = self.segmented(session)
-        query, colours = session.query, content.palette(opened)
-        assert query is not None  # as there is a mask of it
-        return {
-            "corner": corner,
-            "result": results.stage(
-                query, outcome, opened.policy, window, corner.slice_index, colours, corner
-            ),
-            "segment_status": text.status("idle", SECOND),
-        }
-
-    def _edited(
-        self, session: Session, opened: Opened, shown: int, edit: Edit, progress: Progress
-    ) -> Updates:
-        outcome = self.segmented(session)
+        elif corner is not None and (corner.slice_index, corner.label) == (shown, label):
+            edit = Edit(label=label, kind=BOX, at=box(corner.at, end))
+        else:
+            corner = Corner(slice_index=shown, label=label, at=end)
+            colours, policy = content.palette(opened), opened.policy
+            return {
+                "corner": corner,
+                "result": results.stage(query, outcome, policy, window, shown, colours, corner),
+                "segment_status": text.status("idle", SECOND),
+            }
         edits = (*outcome.edits(shown), edit)
-        return {"new_outcome": self._corrected(session, opened, shown, edits, progress)}
+        made = self._corrected(query, outcome, opened, shown, edits, progress)
+        return {"new_outcome": made, "corner": None}
 
     def undo(self, session: Session, number: float, progress: Progress = no_progress) -> Updates:
         """Take back the last correction of the shown slice."""
         outcome = self.segmented(session)
-        _, opened, shown = self.shown_slice(session, number)
-        edits = outcome.edits(shown)
-        if not edits:
-            raise UsageError("this slice has no corrections to take back")
-        return {"new_outcome": self._corrected(session, opened, shown, edits[:-1], progress)}
+        query, opened, shown = self.shown_slice(session, number)
+        edits = _taken_back(outcome, shown)[:-1]
+        made = self._corrected(query, outcome, opened, shown, edits, progress)
+        return {"new_outcome": made}
 
     def uncorrect(self, session: Session, number: float) -> Updates:
         """Take back all corrections of the shown slice."""
         outcome = self.segmented(session)
         _, opened, shown = self.shown_slice(session, number)
-        if not outcome.edits(shown):
-            raise UsageError("this slice has no corrections to take back")
+        _taken_back(outcome, shown)
         return {"new_outcome": outcome.with_edits(opened.policy, shown, ())}
 
     def _corrected(
         self,
-        session: Session,
+        query: Query,
+        outcome: Outcome,
         opened: Opened,
         shown: int,
         edits: tuple[Edit, ...],
         progress: Progress,
     ) -> Outcome:
         """The mask with these corrections of a slice, which is segmented again if there are any."""
-        outcome = self.segmented(session)
-        query = session.query
-        if not edits or query is None:
+        if not edits:
             return outcome.with_edits(opened.policy, shown, ())
         prompts = prompts_of(edits)
         wanted = outcome.asked.of_one_slice()
         if wanted.labels:
             wanted = replace(wanted, labels=tuple(dict.fromkeys([*wanted.labels, *prompts])))
         made = self.run_segmenter(
-            session.index,
+            outcome.index,
             query.volume,
             supports=self.supports_of(outcome, opened, shown),
             indices=[shown],
@@ -214,3 +198,11 @@ class CorrectActions(SupportActions):
             "the new one by its path."
         )
         return {"segment_status": text.status("ok", line)}
+
+
+def _taken_back(outcome: Outcome, index: int) -> tuple[Edit, ...]:
+    """The corrections of a slice, of which there is at least one."""
+    edits = outcome.edits(index)
+    if not edits:
+        raise UsageError("this slice has no corrections to take back")
+    return edits
