@@ -13,6 +13,8 @@ import pytest
 from PIL import Image
 
 from medretrieval.errors import InputError, UsageError
+from medretrieval.ui.asked import DEFAULTS
+from medretrieval.ui.runs import Run
 from medretrieval.ui.session import Download, Props
 
 # The support set
@@ -202,18 +204,18 @@ def test_a_result_of_a_former_image_is_not_shown_over_a_new_one(visitor: Any) ->
 def test_what_was_made_for_a_former_image_is_dropped(visitor: Any) -> None:
     visitor.example(0)
     found = visitor.actions.find(visitor.session, "count", 3, 2)["new_found"]
-    outcome = visitor.actions.segment(visitor.session, 2, "toy", 2, None, scope="slice")[
-        "new_outcome"
-    ]
+    values = {**DEFAULTS, "segmenter": "toy"}.values()
+    made = visitor.actions.segment(visitor.session, 2, Run(), *values, scope="slice")
+    outcome = made["new_outcome"]
     visitor.example(0)
     for shown, status in (
         (visitor.actions.show_found(visitor.session, 2, found), "search_status"),
-        (visitor.actions.show_outcome(visitor.session, "", 2, outcome), "segment_status"),
+        (visitor.actions.show_outcome(visitor.session, "", 2, None, outcome), "segment_status"),
     ):
         assert "changed meanwhile" in shown[status]
         assert len(shown) == 2
     assert visitor.actions.show_found(visitor.session, 2, None) == {}
-    assert visitor.actions.show_outcome(visitor.session, "", 2, None) == {}
+    assert visitor.actions.show_outcome(visitor.session, "", 2, None, None) == {}
 
 
 def test_loading_takes_the_former_results_away(visitor: Any) -> None:
