@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from medretrieval.arguments import parser
 from medretrieval.console import ProgressBar, plain, table
 from medretrieval.errors import MedRetrievalError, UsageError
-from medretrieval.evaluate_arguments import few_shot_options, few_shot_sets
+from medretrieval.evaluate_arguments import few_shot_arguments
 from medretrieval.option_values import index_parameters, label_names, where
 from medretrieval.query_arguments import (
     AS_STORED,
@@ -378,20 +378,10 @@ def _explain(options: argparse.Namespace) -> None:
 
 def _evaluate(options: argparse.Namespace) -> None:
     from medretrieval.evaluation.few_shot import few_shot
-    from medretrieval.segmentation import load_segmenter
 
-    report = few_shot(
-        few_shot_sets(options),
-        options.out,
-        options=few_shot_options(options),
-        segmenter=load_segmenter(options.segmenter, **loading_options(options)),
-        changes=network_options(options),
-        embedder=options.embedder,
-        fresh=options.fresh,
-        command=options.asked,
-        progress=ProgressBar(quiet=options.quiet),
-    )
-    _print(options, report, lambda: f"{options.out / 'report.md'}")
+    progress = ProgressBar(quiet=options.quiet)
+    report = few_shot(**few_shot_arguments(options), progress=progress)
+    _print(options, report, lambda: str(options.out / "report.md"))
 
 
 def _embedders(options: argparse.Namespace) -> None:

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from medretrieval.embedders.registry import DEFAULT_EMBEDDER
+from medretrieval.errors import UsageError
 from medretrieval.evaluation.methods import METHODS
 from medretrieval.evaluation.protocols import PROTOCOLS
 from medretrieval.option_values import counts, label_names, names, positive, where
-from medretrieval.segment_arguments import add_loading, add_network
+from medretrieval.segment_arguments import (
+    add_loading,
+    add_network,
+    loading_options,
+    network_options,
+)
 from medretrieval.segmentation.registry import DEFAULT_SEGMENTER
 
 if TYPE_CHECKING:
@@ -55,7 +61,10 @@ def _few_shot(sub: argparse.ArgumentParser) -> None:
     )
     what.add_argument("--only", type=names, metavar="A,B", help="of --sets only these")
     what.add_argument(
-        "--label-names", default="", metavar="1=A,2=B", help="without --sets: names of mask values"
+        "--label-names",
+        default="",
+        metavar="1=A,2=B",
+        help="without --sets: names of the mask values to score (default: as the table says)",
     )
     what.add_argument(
         "--where",
@@ -111,9 +120,24 @@ def _few_shot(sub: argparse.ArgumentParser) -> None:
     add_network(sub)
 
 
-def few_shot_sets(options: argparse.Namespace) -> list[EvaluationSet]:
+def few_shot_arguments(options: argparse.Namespace) -> dict[str, Any]:
+    """The arguments of `evaluation.few_shot.few_shot`, all but the progress."""
+    from medretrieval.segmentation import load_segmenter
+
+    return {
+        "sets": _sets(options),
+        "out": options.out,
+        "options": _compared(options),
+        "segmenter": load_segmenter(options.segmenter, **loading_options(options)),
+        "changes": network_options(options),
+        "embedder": options.embedder,
+        "fresh": options.fresh,
+        "command": options.asked,
+    }
+
+
+def _sets(options: argparse.Namespace) -> list[EvaluationSet]:
     """The sets that the options of few-shot name."""
-    from medretrieval.errors import UsageError
     from medretrieval.evaluation.sets import one_set, read_sets
 
     named = label_names(options.label_names)
@@ -126,7 +150,7 @@ def few_shot_sets(options: argparse.Namespace) -> list[EvaluationSet]:
     return read_sets(options.table, options.sets, options.only)
 
 
-def few_shot_options(options: argparse.Namespace) -> FewShotOptions:
+def _compared(options: argparse.Namespace) -> FewShotOptions:
     """What the options of few-shot say about methods and amounts."""
     from medretrieval.evaluation.few_shot import DEFAULT_CURVE, DEFAULT_METHODS, FewShotOptions
 

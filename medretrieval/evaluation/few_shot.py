@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -115,14 +115,18 @@ def few_shot(
     if isinstance(segmenter, str):
         segmenter = load_segmenter(segmenter)
     results, pairs = [], []
+    known = []
     for chosen in sets:
         index = open_set(chosen, out / "indexes", embedder=embedder, progress=progress)
+        if not chosen.labels:
+            chosen = replace(chosen, labels=index.store.vocabulary)
+        known.append(chosen)
         study = _Study(chosen, index, out, segmenter, changes or {}, options, fresh, progress)
         found, agreed = study.run(methods)
         results += found
         pairs += agreed
     report = few_shot_report(
-        sets,
+        known,
         results,
         pairs,
         segmenter=segmenter.name,

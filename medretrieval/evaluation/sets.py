@@ -25,7 +25,8 @@ class EvaluationSet:
         table: the CSV table, with the columns of `medretrieval build` and one called `split`:
             "database" rows are indexed, "query" rows segmented, others left out.
         where: column -> value of the rows that belong to the set.
-        labels: mask value -> name of the structures that are scored.
+        labels: mask value -> name of the structures that are scored; empty for all that the masks
+            of the database rows show, under the names that they have in the index.
         every: only every n-th slice of a volume is segmented and scored.
         published: the data set's name in `published.PUBLISHED`, to show a paper's numbers beside.
     """
@@ -34,7 +35,7 @@ class EvaluationSet:
     title: str
     table: Path
     where: Mapping[str, str] = field(default_factory=dict)
-    labels: Mapping[int, str]
+    labels: Mapping[int, str] = field(default_factory=dict)
     every: int = 1
     published: str | None = None
 
@@ -81,21 +82,22 @@ class QueryCase:
 
 
 def one_set(
-    table: Path, labels: Mapping[int, str] | None, where: Mapping[str, str] | None = None
+    table: Path,
+    labels: Mapping[int, str] | None = None,
+    where: Mapping[str, str] | None = None,
 ) -> EvaluationSet:
     """A whole table, or its rows with the values of `where`, as one set.
 
     Raises:
-        UsageError: no such table, or no labels.
+        UsageError: no such table.
     """
     _check_table(table)
-    if not labels:
-        raise UsageError(
-            "what the values of the masks mean is not known; name those to be scored, such as "
-            "--label-names 1=RV,2=Myo,3=LV, or define sets in a file (--sets)"
-        )
     return EvaluationSet(
-        name=table.stem, title=table.stem, table=table, where=dict(where or {}), labels=labels
+        name=table.stem,
+        title=table.stem,
+        table=table,
+        where=dict(where or {}),
+        labels=dict(labels or {}),
     )
 
 
@@ -106,9 +108,9 @@ def read_sets(
 
     Args:
         table: CSV, see `EvaluationSet.table`.
-        definitions: JSON file, name -> {"title", "table", "where", "labels", "every", "published"};
-            only "labels" ({"1": "RV", ...}) is needed. "table" names another table in the folder
-            of `table`.
+        definitions: JSON file, name -> {"title", "table", "where", "labels", "every", "published"},
+            none of them needed. "labels" is such as {"1": "RV"}, "table" names another table in the
+            folder of `table`.
         only: names of the sets wanted.
 
     Raises:
@@ -138,15 +140,16 @@ def _check_table(table: Path) -> None:
 
 def _set(name: str, entry: Any, table: Path, source: Path) -> EvaluationSet:
     where = f"sets {source}, {name}"
-    if not isinstance(entry, dict) or not isinstance(entry.get("labels"), dict):
-        raise InputError(f'{where}: expected an object with "labels", such as {{"1": "liver"}}')
+    if not isinstance(entry, dict):
+        raise InputError(f"{where}: expected an object with some of {', '.join(_KEYS)}")
     unknown = sorted(set(entry) - set(_KEYS))
     if unknown:
         raise InputError(
             f"{where}: unknown key {unknown[0]!r}; expected some of {', '.join(_KEYS)}"
         )
-    labels = entry["labels"]
-    if not labels or not all(key.isdecimal() and int(key) > 0 for key in labels):
+    labels = entry.get("labels", {})
+    named = isinstance(labels, dict) and all(k.isdecimal() and int(k) > 0 for k in labels)
+    if not named:
         raise InputError(f"{where}: labels {labels} are not mask value (1 or more) -> name")
     chosen = entry.get("where", {})
     if not isinstance(chosen, dict):

@@ -155,7 +155,8 @@ def test_the_command(table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert report["command"].startswith("medretrieval evaluate few-shot")
     assert [m["volumes"] for m in report["sets"][0]["methods"]] == [1, 1]
     assert not (out / "supports.png").exists()
-    assert main([*given, *wanted]) == 2
-    assert "--label-names" in capsys.readouterr().err
+    assert report["sets"][0]["labels"] == ["core", "ring"]
+    assert main([*given, *wanted, "--limit-volumes", "1"]) == 0
+    assert json.loads(capsys.readouterr().out)["sets"][0]["labels"] == ["label_1", "label_2"]
     assert main([*given, "--only", "a"]) == 2
     assert main([*given, *labels, "--sets", "x.json"]) == 2

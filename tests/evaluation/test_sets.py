@@ -47,8 +47,7 @@ def test_a_set_may_have_a_table_of_its_own(table: Path, tmp_path: Path) -> None:
 def test_a_whole_table_is_a_set(table: Path) -> None:
     chosen = one_set(table, {1: "core"}, {"organ": "disc"})
     assert len(chosen.rows("database")) == 4
-    with pytest.raises(UsageError, match="--label-names"):
-        one_set(table, None)
+    assert one_set(table).labels == {}
 
 
 def test_rows_that_are_not_there(table: Path) -> None:
@@ -70,7 +69,8 @@ def test_a_query_needs_its_mask(tmp_path: Path) -> None:
     [
         ("{", "not a JSON file"),
         ([], "expected an object"),
-        ({"discs": {}}, '"labels"'),
+        ({"discs": 1}, "expected an object"),
+        ({"discs": {"labels": ["core"]}}, "mask value"),
         ({"discs": {"labels": {"0": "core"}}}, "mask value"),
         ({"discs": {"labels": {"1": "core"}, "every": 0}}, "every is 0"),
         ({"discs": {"labels": {"1": "core"}, "wher": {}}}, "unknown key 'wher'"),
