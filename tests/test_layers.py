@@ -28,6 +28,7 @@ LAYERS = (
     {"query_arguments", "segment_arguments"},
     {"evaluate_arguments"},
     {"arguments"},
+    {"segment_command"},
     {"ui", "cli", "__main__"},
 )
 DEPTH = {name: depth for depth, names in enumerate(LAYERS) for name in names}
