@@ -17,6 +17,8 @@ CARTS = "cart cart_view hits segment_status structures settings_file"
 
 # The file is made when it is asked for, as the pictures of a visitor are not written before.
 FETCH_SCRIPT = "() => document.querySelector('#mr-set-file')?.click()"
+# Of a click that came to nothing the mark would stay otherwise.
+UNMARK_SCRIPT = "() => document.querySelectorAll('#mr-result .mr-new').forEach((m) => m.remove())"
 
 
 class MaskWiring(Connecting):
@@ -94,6 +96,7 @@ class MaskWiring(Connecting):
             [*self._session, page.window, page.slice, page.label, page.tool, page.corner],
             "new_outcome corner result", "segment_status", event=True, heavy=True,
         )  # fmt: skip
+        pointing.then(None, None, None, js=UNMARK_SCRIPT, api_visibility="private")
         undone = self.on(
             page.undo.click, with_session(act.undo), shown, "new_outcome", "segment_status",
             heavy=True,
