@@ -11,7 +11,6 @@ mean Dice between the masks of both ways.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import sys
 from dataclasses import dataclass, field
@@ -20,12 +19,12 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.dice import SETS, built
+from benchmarks.annotated import VOLUMES, annotated_sets, index_of
 from benchmarks.measuring import Row, report
+from medretrieval.evaluation.sets import EvaluationSet
 from medretrieval.imaging import read_labels, read_volume
 from medretrieval.metrics.segmentation import dice
 from medretrieval.pipeline import segment
-from medretrieval.retrieval.engine import open_index
 from medretrieval.segmentation import MemoryCache, load_segmenter
 from medretrieval.segmentation.options import OptionChanges, Precision
 
@@ -53,7 +52,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--out", type=Path, default=Path("runs/approximations"))
-    parser.add_argument("--sets", nargs="+", choices=SETS, default=["acdc", "chaos", "hippocampus"])
+    parser.add_argument(
+        "--sets", nargs="+", choices=VOLUMES, default=["acdc", "chaos", "hippocampus"]
+    )
     parser.add_argument("--segmenter", default="sam2-micro")
     parser.add_argument("--image-size", type=int, help="of the network's input")
     parser.add_argument("--support-k", type=int, default=8)
@@ -61,22 +62,16 @@ def main() -> None:
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     rows: list[Row] = []
-    for name in options.sets:
-        rows += measure(name, options)
+    for chosen in annotated_sets(options.data, options.sets):
+        rows += measure(chosen, options)
         (options.out / "approximations.json").write_text(json.dumps(rows, indent=2))
     report(rows)
 
 
-def measure(name: str, options: argparse.Namespace) -> list[Row]:
+def measure(chosen: EvaluationSet, options: argparse.Namespace) -> list[Row]:
     """One row a way, for one set."""
-    organ, labels = SETS[name]
-    data = options.data.resolve()
-    index = open_index(built(name, data, options.out))
-    queries = [
-        row
-        for row in csv.DictReader((data / "volumes.csv").open())
-        if row["split"] == "query" and row["organ"] == organ
-    ][: options.queries]
+    index = index_of(chosen, options.out)
+    queries = chosen.queries()[: options.queries]
     masks: dict[str, list[Any]] = {}
     scores: dict[str, list[float]] = {}
     for way, how in WAYS.items():
@@ -89,18 +84,18 @@ def measure(name: str, options: argparse.Namespace) -> list[Row]:
         segmenter.options = segmenter.options.changed(how.options)
         masks[way], scores[way] = [], []
         for query in queries:
-            volume = read_volume(data / query["path"], modality=query["modality"])
-            truth = read_labels(data / query["mask"], reference=volume.grid)
+            volume = read_volume(query.image, modality=query.modality)
+            truth = read_labels(query.mask, reference=volume.grid)
             found = segment(index, volume, segmenter=segmenter, support_k=options.support_k).labels
             value_of = {name: value for value, name in found.names.items()}
-            for value, label in labels.items():
+            for value, label in chosen.labels.items():
                 masks[way].append(found.voxels == value_of.get(label, -1))
                 scores[way].append(dice(masks[way][-1], truth.voxels == value))
-        print(name, way, np.mean(scores[way]), file=sys.stderr)
+        print(chosen.name, way, np.mean(scores[way]), file=sys.stderr)
     exact = np.array(scores[EXACT])
     return [
         {
-            "set": name,
+            "set": chosen.name,
             "way": way,
             "dice": round(float(np.mean(scores[way])), 4),
             "loss": round(float(np.mean(exact - scores[way])), 4),

@@ -1,6 +1,6 @@
 """What propagation, clean-up and another axis do to the Dice of whole volumes.
 
-The same queries, index and supports as in `benchmarks.dice`, segmented in several ways:
+The same queries, indexes and supports as in `medretrieval evaluate few-shot`, in several ways:
 
     python -m benchmarks.volumes --data ../shared/data --out runs/volumes
 """
@@ -8,7 +8,6 @@ The same queries, index and supports as in `benchmarks.dice`, segmented in sever
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import sys
 import time
@@ -16,21 +15,21 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.dice import SETS, built
+from benchmarks.annotated import VOLUMES, annotated_sets, index_of
 from medretrieval.console import table
+from medretrieval.evaluation.sets import EvaluationSet
 from medretrieval.imaging import read_labels, read_volume
 from medretrieval.pipeline import segment
-from medretrieval.retrieval.engine import open_index
 from medretrieval.segmentation import VolumeOptions, load_segmenter
 
 WAYS = {
-    "slice by slice": VolumeOptions(),
-    "largest": VolumeOptions(keep="largest"),
-    "propagation, 1 neighbour": VolumeOptions(propagation="both", neighbours=1),
-    "propagation, 2 neighbours": VolumeOptions(propagation="both", neighbours=2),
-    "propagation, 4 neighbours": VolumeOptions(propagation="both", neighbours=4),
-    "propagation and largest": VolumeOptions(propagation="both", keep="largest"),
-    "best axis": VolumeOptions(axis="best"),
+    "slice by slice": VolumeOptions(propagation="none"),
+    "slice by slice, largest": VolumeOptions(propagation="none", keep="largest"),
+    "1 neighbour": VolumeOptions(neighbours=1),
+    "2 neighbours": VolumeOptions(neighbours=2),
+    "4 neighbours": VolumeOptions(neighbours=4),
+    "2 neighbours, largest": VolumeOptions(neighbours=2, keep="largest"),
+    "2 neighbours, best axis": VolumeOptions(neighbours=2, axis="best"),
 }
 COLUMNS = ["set", "way", "volumes", "dice", "seconds a slice", "labels"]
 
@@ -39,7 +38,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--out", type=Path, default=Path("runs/volumes"))
-    parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
+    parser.add_argument("--sets", nargs="+", choices=VOLUMES, default=list(VOLUMES))
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("--segmenter", default="sam2-micro")
     parser.add_argument("--support-k", type=int, default=8)
@@ -47,26 +46,23 @@ def main() -> None:
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     rows = []
-    for name in options.sets:
-        rows += measure(name, options)
+    for chosen in annotated_sets(options.data, options.sets):
+        rows += measure(chosen, options)
         (options.out / "volumes.json").write_text(json.dumps(rows, indent=2))
     print(table(rows, COLUMNS))
 
 
-def measure(name: str, options: argparse.Namespace) -> list[dict[str, object]]:
+def measure(chosen: EvaluationSet, options: argparse.Namespace) -> list[dict[str, object]]:
     """One row a way: Dice of each label over the queries of a set, and the mean over labels."""
-    data: Path = options.data.resolve()
-    organ, labels = SETS[name]
-    index = open_index(built(name, data, options.out))
+    labels = chosen.labels
+    index = index_of(chosen, options.out)
     model = load_segmenter(options.segmenter)
-    with (data / "volumes.csv").open() as file:
-        queries = [r for r in csv.DictReader(file) if r["split"] == "query" and r["organ"] == organ]
     rows: list[dict[str, object]] = []
     for way in options.ways:
         scores, slices, seconds = [], 0, 0.0
-        for query in queries[: options.volumes]:
-            volume = read_volume(data / query["path"], modality=query["modality"])
-            truth = read_labels(data / query["mask"], reference=volume.grid)
+        for query in chosen.queries()[: options.volumes]:
+            volume = read_volume(query.image, modality=query.modality)
+            truth = read_labels(query.mask, reference=volume.grid)
             start = time.perf_counter()
             result = segment(
                 index, volume, segmenter=model, support_k=options.support_k, how=WAYS[way]
@@ -79,7 +75,7 @@ def measure(name: str, options: argparse.Namespace) -> list[dict[str, object]]:
         per_label = zip(labels.values(), mean.tolist(), strict=True)
         rows.append(
             {
-                "set": name,
+                "set": chosen.name,
                 "way": way,
                 "volumes": len(scores),
                 "dice": round(float(mean.mean()), 3),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from medretrieval import __version__
 from medretrieval.embedders.registry import DEFAULT_EMBEDDER
+from medretrieval.evaluate_arguments import add_evaluate
 from medretrieval.option_values import names, part, positive
 from medretrieval.query_arguments import (
     add_embedder,
@@ -136,6 +137,7 @@ def parser() -> argparse.ArgumentParser:
     _search(command("search", "find the most similar slices or volumes"))
     _segment(command("segment", "segment a query from retrieved annotated slices"))
     _explain(command("explain", "show why a query finds a volume: similarities and heat maps"))
+    add_evaluate(command("evaluate", "measure methods on annotated data, by a protocol"), common)
     command("embedders", "embedders, and what works on this machine now")
     command("segmenters", "segmenters, and what works on this machine now")
     return top

@@ -6,20 +6,20 @@ Exit codes: 0 done, 1 failed, 2 wrong use. Each command parses, calls one librar
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import os
+import shlex
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medretrieval.arguments import parser
-from medretrieval.console import ProgressBar, plain, table
-from medretrieval.errors import MedRetrievalError, UsageError
+from medretrieval.console import ProgressBar, plain, show, table
+from medretrieval.errors import MedRetrievalError
+from medretrieval.evaluate_arguments import few_shot_arguments
 from medretrieval.option_values import index_parameters, label_names, where
 from medretrieval.query_arguments import (
     AS_STORED,
@@ -28,13 +28,8 @@ from medretrieval.query_arguments import (
     filters,
     query_and_selection,
 )
-from medretrieval.segment_arguments import (
-    given_supports,
-    loading_options,
-    network_options,
-    prompts,
-    volume_options,
-)
+from medretrieval.segment_arguments import loading_options
+from medretrieval.segment_command import segment
 
 if TYPE_CHECKING:
     from medretrieval.types import SearchResult
@@ -45,6 +40,7 @@ def main(args: Sequence[str] | None = None) -> int:
     # Native libraries print banners to stderr that no user of a command line needs.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     options = parser().parse_args(args)
+    options.asked = shlex.join(["medretrieval", *(sys.argv[1:] if args is None else args)])
     logging.basicConfig(
         stream=sys.stderr,
         level=logging.DEBUG if options.debug else logging.WARNING,
@@ -80,10 +76,6 @@ def main(args: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _print(options: argparse.Namespace, data: Any, text: Callable[[], str]) -> None:
-    print(json.dumps(data, indent=2, ensure_ascii=False) if options.json else text(), flush=True)
-
-
 def _demo(options: argparse.Namespace) -> None:
     from medretrieval.demo import open_demo
 
@@ -97,7 +89,7 @@ def _demo(options: argparse.Namespace) -> None:
         }
         for q in demo.queries
     ]
-    _print(options, {"index": str(demo.index), "queries": queries}, lambda: str(demo.index))
+    show(options, {"index": str(demo.index), "queries": queries}, lambda: str(demo.index))
     if not options.json:
         print(f"queries to try it with: {demo.queries[0].path.parent}", file=sys.stderr)
 
@@ -130,7 +122,7 @@ def _build(options: argparse.Namespace) -> None:
         progress=ProgressBar(quiet=options.quiet),
     )
     _say_how_it_is_searched(out)
-    _print(options, {"index": str(out)}, lambda: str(out))
+    show(options, {"index": str(out)}, lambda: str(out))
 
 
 def _say_how_it_is_searched(index: Path) -> None:
@@ -175,7 +167,7 @@ def _append(options: argparse.Namespace) -> None:
         skip_bad=options.skip_bad,
         progress=ProgressBar(quiet=options.quiet),
     )
-    _print(options, {"index": str(out)}, lambda: str(out))
+    show(options, {"index": str(out)}, lambda: str(out))
 
 
 def _merge(options: argparse.Namespace) -> None:
@@ -190,7 +182,7 @@ def _merge(options: argparse.Namespace) -> None:
         progress=ProgressBar(quiet=options.quiet),
     )
     _say_how_it_is_searched(out)
-    _print(options, {"index": str(out)}, lambda: str(out))
+    show(options, {"index": str(out)}, lambda: str(out))
 
 
 def _memories(options: argparse.Namespace) -> None:
@@ -207,14 +199,14 @@ def _memories(options: argparse.Namespace) -> None:
         progress=ProgressBar(quiet=options.quiet),
     )
     data = {"index": options.index, "segmenter": segmenter.name, **done.to_json()}
-    _print(options, data, lambda: "\n".join(f"{key}: {value}" for key, value in data.items()))
+    show(options, data, lambda: "\n".join(f"{key}: {value}" for key, value in data.items()))
 
 
 def _info(options: argparse.Namespace) -> None:
     from medretrieval.index import open_stores
 
     info = open_stores(options.index, verify="full").info()
-    _print(options, info, lambda: "\n".join(f"{key}: {plain(v)}" for key, v in info.items()))
+    show(options, info, lambda: "\n".join(f"{key}: {plain(v)}" for key, v in info.items()))
 
 
 def _search(options: argparse.Namespace) -> None:
@@ -243,7 +235,7 @@ def _search(options: argparse.Namespace) -> None:
         allow_one_slice=options.allow_one_slice,
         progress=ProgressBar(quiet=options.quiet),
     )
-    _print(options, result.to_json(), lambda: _hits(result))
+    show(options, result.to_json(), lambda: _hits(result))
 
 
 def _hits(result: SearchResult) -> str:
@@ -265,83 +257,6 @@ def _hits(result: SearchResult) -> str:
     found = table(rows, [*columns, "labels", *more]) if rows else "no hits"
     turned = result.orientation
     return found if turned == AS_STORED else f"{found}\nslices of the query {turned}"
-
-
-def _segment(options: argparse.Namespace) -> None:
-    from medretrieval.folders import cache_dir
-    from medretrieval.imaging import check_target, read_labels, read_volume, write_labels
-    from medretrieval.pipeline import agreement, segment, used_supports
-    from medretrieval.retrieval.engine import open_index
-    from medretrieval.segmentation import MemoryCache, load_segmenter
-    from medretrieval.segmentation.supports import save_supports
-    from medretrieval.segmentation.volume import slicing
-
-    out = Path(options.out)
-    query = read_volume(
-        options.query, channel=options.channel, allow_one_slice=options.allow_one_slice
-    )
-    # Before minutes of work for a mask that cannot be written.
-    check_target(out, query.grid, overwrite=options.force)
-    index = open_index(options.index, **embedder_options(options))
-    truth = None
-    if options.truth:
-        names = label_names(options.truth_names, "--truth-names")
-        truth = read_labels(options.truth, reference=query.grid)
-        truth = replace(truth, names=names or index.store.vocabulary)
-    pointed = prompts(options)
-    policy = slicing(index.manifest.slices, query.grid, volume_options(options))
-    supports = given_supports(options, policy, index.store.vocabulary)
-    if options.agreement and options.slice is None:
-        raise UsageError("--agreement is of one slice of the query; say which by --slice")
-    how: dict[str, Any] = {
-        "segmenter": load_segmenter(
-            options.segmenter,
-            **loading_options(options),
-            cache=MemoryCache(folder=cache_dir() / "memories"),
-        ),
-        "support_k": options.support_k,
-        "supports": supports,
-        "labels": options.labels,
-        "filters": filters(options),
-        "how": volume_options(options),
-        "options": network_options(options),
-        "progress": ProgressBar(quiet=options.quiet),
-    }
-    result = segment(
-        index,
-        query,
-        sets=options.sets,
-        indices=None if options.slice is None else [options.slice],
-        orientation=options.orientation,
-        prompts=pointed,
-        **how,
-    )
-    write_labels(result.labels, out, overwrite=options.force)
-    if options.save_supports:
-        used = used_supports(index, result, supports)
-        save_supports(used, options.save_supports, overwrite=options.force)
-    data = {"query": query.name, "mask": str(out), **result.to_json()}
-    columns = ["value", "name", "voxels", "ml"]
-    if options.agreement:
-        found = agreement(index, query, options.slice, orientation=result.orientation, **how)
-        data["agreement"] = found.to_json()
-        columns.append("agreement")
-    if truth is not None:
-        data["dice"] = result.dice(truth)
-        columns.append("dice")
-    rows = [
-        {
-            **row,
-            "dice": data.get("dice", {}).get(row["name"]),
-            "agreement": data.get("agreement", {}).get(row["name"]),
-        }
-        for row in data["labels"]
-        if row["voxels"] or row["name"] in data.get("dice", {})
-    ]
-    listed = table(rows, columns) if rows else "nothing was found"
-    if result.orientation != AS_STORED:
-        listed += f"\nsegmented with its slices {result.orientation}; the mask lies as the query"
-    _print(options, data, lambda: f"{out}\n{listed}")
 
 
 def _explain(options: argparse.Namespace) -> None:
@@ -368,9 +283,17 @@ def _explain(options: argparse.Namespace) -> None:
         force=options.force,
         progress=ProgressBar(quiet=options.quiet),
     )
-    _print(options, found.to_json(), lambda: "\n".join(map(str, found.files)))
+    show(options, found.to_json(), lambda: "\n".join(map(str, found.files)))
     if found.problem is not None:
         raise found.problem
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from medretrieval.evaluation.few_shot import few_shot
+
+    progress = ProgressBar(quiet=options.quiet)
+    report = few_shot(**few_shot_arguments(options), progress=progress)
+    show(options, report, lambda: str(options.out / "report.md"))
 
 
 def _embedders(options: argparse.Namespace) -> None:
@@ -379,7 +302,7 @@ def _embedders(options: argparse.Namespace) -> None:
     rows = list_embedders()
     columns = ["name", "status", "paper", "dim", "input", "MB", "license", "revision", "weights"]
     short = [{**r, "revision": (r["revision"] or "-")[:12], "MB": r["size_mb"]} for r in rows]
-    _print(options, rows, lambda: table(short, columns))
+    show(options, rows, lambda: table(short, columns))
 
 
 def _segmenters(options: argparse.Namespace) -> None:
@@ -387,7 +310,7 @@ def _segmenters(options: argparse.Namespace) -> None:
 
     rows = list_segmenters()
     columns = ["name", "status", "input", "weights", "revision", "license", "note"]
-    _print(options, rows, lambda: table(rows, columns))
+    show(options, rows, lambda: table(rows, columns))
 
 
 COMMANDS: Mapping[str, Callable[[argparse.Namespace], None]] = {
@@ -398,8 +321,9 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace], None]] = {
     "memories": _memories,
     "info": _info,
     "search": _search,
-    "segment": _segment,
+    "segment": segment,
     "explain": _explain,
+    "evaluate": _evaluate,
     "embedders": _embedders,
     "segmenters": _segmenters,
 }

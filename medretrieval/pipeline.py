@@ -18,7 +18,7 @@ from medretrieval.building import build_index as build_index
 from medretrieval.errors import UsageError
 from medretrieval.metrics.segmentation import dice
 from medretrieval.retrieval.fusion import search_fused as search_fused
-from medretrieval.segmentation.options import SLICE_BY_SLICE, VolumeOptions
+from medretrieval.segmentation.options import VOLUME_DEFAULTS, VolumeOptions
 from medretrieval.segmentation.registry import DEFAULT_SEGMENTER
 from medretrieval.support_sets import DEFAULT_SUPPORT_K as DEFAULT_SUPPORT_K
 from medretrieval.support_sets import Sets, support_sets
@@ -53,7 +53,9 @@ class SupportUse:
 class Segmentation:
     """A label map on the query's grid, and how it came about.
 
-    `orientation` says how the slices were turned to be segmented; the label map is as the query.
+    Attributes:
+        orientation: how the slices were turned to be segmented; the label map is as the query.
+        part: the axis and the slices across it that were asked for, None for all of them.
     """
 
     labels: LabelVolume
@@ -62,6 +64,7 @@ class Segmentation:
     seconds: float
     slices: int
     orientation: str = "as stored"
+    part: tuple[int, tuple[int, ...]] | None = None
 
     def structures(self) -> list[dict[str, Any]]:
         """Per label: value, name, voxels, and millilitres (None where the spacing is unknown)."""
@@ -84,6 +87,8 @@ class Segmentation:
     def dice(self, truth: LabelVolume) -> dict[str, float]:
         """Dice of each structure that the truth or this label map shows, matched by name.
 
+        Only the slices that were asked for are compared.
+
         Args:
             truth: on the same grid; its values may differ from those here.
 
@@ -98,10 +103,13 @@ class Segmentation:
             )
         value_of = {name: value for value, name in truth.names.items()}
         own_value = {name: value for value, name in self.labels.names.items()}
+        own, true = self.labels.voxels, truth.voxels
+        if self.part is not None:
+            own, true = (np.take(voxels, self.part[1], self.part[0]) for voxels in (own, true))
         scores = {}
         for name in sorted(value_of.keys() | own_value.keys()):
-            found = self.labels.voxels == own_value.get(name, -1)
-            wanted = truth.voxels == value_of.get(name, -1)
+            found = own == own_value.get(name, -1)
+            wanted = true == value_of.get(name, -1)
             if found.any() or wanted.any():
                 scores[name] = dice(found, wanted)
         return scores
@@ -133,7 +141,7 @@ def segment(
     filters: Filters | None = None,
     orientation: str = "as stored",
     prompts: Mapping[int, Mapping[str, Prompts]] | None = None,
-    how: VolumeOptions = SLICE_BY_SLICE,
+    how: VolumeOptions = VOLUME_DEFAULTS,
     options: OptionChanges | None = None,
     progress: Progress = no_progress,
 ) -> Segmentation:
@@ -166,6 +174,7 @@ def segment(
             not exist; or `supports` are left out with an index of whole volumes, which cannot find
             any.
     """
+    from medretrieval.imaging import slice_axis
     from medretrieval.segmentation import load_segmenter, segment_volume
     from medretrieval.segmentation.volume import slicing
 
@@ -213,6 +222,7 @@ def segment(
         seconds=time.perf_counter() - start,
         slices=len({u.query_slice for u in used}),
         orientation=orientation,
+        part=None if indices is None else (slice_axis(query.grid, policy.axis), tuple(indices)),
     )
 
 
@@ -263,7 +273,7 @@ def agreement(
     labels: Sequence[str] | None = None,
     filters: Filters | None = None,
     orientation: str = "as stored",
-    how: VolumeOptions = SLICE_BY_SLICE,
+    how: VolumeOptions = VOLUME_DEFAULTS,
     options: OptionChanges | None = None,
     progress: Progress = no_progress,
 ) -> Agreement:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from medretrieval.errors import UsageError
 from medretrieval.option_values import label_names, positive
 from medretrieval.segmentation.options import (
-    SLICE_BY_SLICE,
+    VOLUME_DEFAULTS,
     Axis,
     CropPolicy,
     Keep,
@@ -17,6 +17,7 @@ from medretrieval.segmentation.options import (
     OptionChanges,
     Precision,
     Propagation,
+    Tiles,
     VolumeOptions,
 )
 from medretrieval.segmentation.prompts import Edit, Kind, Prompts, prompts_of
@@ -79,10 +80,22 @@ def add_network(sub: argparse.ArgumentParser) -> None:
         help="look at every structure once more in a crop of its own (default: by segmenter)",
     )
     looks.add_argument(
+        "--negatives",
+        action=argparse.BooleanOptionalAction,
+        help="whether a slice without a label is evidence of its absence (default: by segmenter)",
+    )
+    looks.add_argument(
         "--memory",
         choices=get_args(MemoryTokens),
         help="what of the supports' memories it compares with: all, or fewer for many supports on "
         "a CPU, which costs accuracy (default: by segmenter)",
+    )
+    looks.add_argument(
+        "--tiles",
+        type=_tiles,
+        metavar="auto|N",
+        help="segment in N x N tiles; auto: labels that are thin for the network's output, in as "
+        "many as they need (default: by segmenter)",
     )
 
 
@@ -92,23 +105,23 @@ def add_volume(sub: argparse.ArgumentParser) -> None:
     whole.add_argument(
         "--propagate",
         choices=get_args(Propagation),
-        default=SLICE_BY_SLICE.propagation,
+        default=VOLUME_DEFAULTS.propagation,
         help="none: every slice by itself; both: each structure from the slice that shows it most "
-        f"surely outwards in both directions (default: {SLICE_BY_SLICE.propagation})",
+        f"surely outwards in both directions (default: {VOLUME_DEFAULTS.propagation})",
     )
     whole.add_argument(
         "--keep",
         choices=get_args(Keep),
-        default=SLICE_BY_SLICE.keep,
+        default=VOLUME_DEFAULTS.keep,
         help="of every structure all that was found, or only its largest connected part "
-        f"(default: {SLICE_BY_SLICE.keep})",
+        f"(default: {VOLUME_DEFAULTS.keep})",
     )
     whole.add_argument(
         "--slice-axis",
         choices=get_args(Axis),
-        default=SLICE_BY_SLICE.axis,
+        default=VOLUME_DEFAULTS.axis,
         help="index: slices as the index has them; best: across the axis whose slices have the "
-        f"finest pixels, which --slice then counts along (default: {SLICE_BY_SLICE.axis})",
+        f"finest pixels, which --slice then counts along (default: {VOLUME_DEFAULTS.axis})",
     )
 
 
@@ -169,11 +182,6 @@ def add_supports(sub: argparse.ArgumentParser) -> None:
         help="names of the values of the masks of --pair (default: as in the index)",
     )
     chosen.add_argument(
-        "--negatives",
-        action=argparse.BooleanOptionalAction,
-        help="whether a slice without a label is evidence of its absence (default: by segmenter)",
-    )
-    chosen.add_argument(
         "--save-supports",
         type=Path,
         metavar="FOLDER",
@@ -216,7 +224,7 @@ def given_supports(
 
 
 def network_options(options: argparse.Namespace) -> OptionChanges:
-    """The options of `add_network` that were given, and --negatives."""
+    """The options of `add_network` that were given."""
     changes: OptionChanges = {}
     if options.crop is not None:
         changes["crop"] = options.crop
@@ -228,7 +236,17 @@ def network_options(options: argparse.Namespace) -> OptionChanges:
         changes["negatives"] = options.negatives
     if options.memory is not None:
         changes["memory"] = options.memory
+    if options.tiles is not None:
+        changes["tiles"] = options.tiles
     return changes
+
+
+def _tiles(text: str) -> Tiles:
+    if text == "auto":
+        return "auto"
+    if not (text.isdecimal() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected auto or a number, 1 or more")
+    return int(text)
 
 
 def add_prompts(sub: argparse.ArgumentParser) -> None:

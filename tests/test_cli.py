@@ -138,9 +138,16 @@ def test_segment_one_slice_leaves_the_others(
     world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "mask.nii"
-    run(capsys, "segment", world / "index", query(world), "--out", out, "--slice", 3)
+    truth = world / "queries" / "masks" / "ball.nii.gz"
+    made = run(
+        *(capsys, "segment", world / "index", query(world), "--out", out, "--slice", 3),
+        *("--truth", truth),
+    )
     voxels = np.asarray(nib.load(out).dataobj)
     assert np.flatnonzero(voxels.any(axis=(0, 1))).tolist() == [3]
+    found, wanted = voxels[..., 3] > 0, np.asarray(nib.load(truth).dataobj)[..., 3] > 0
+    expected = 2 * (found & wanted).sum() / (found.sum() + wanted.sum())
+    assert made["dice"] == {"label_1": pytest.approx(expected)}
 
 
 def test_segment_with_a_network_loaded_and_used_in_another_way(

@@ -26,7 +26,9 @@ LAYERS = (
     {"evaluation"},
     {"console", "option_values"},
     {"query_arguments", "segment_arguments"},
+    {"evaluate_arguments"},
     {"arguments"},
+    {"segment_command"},
     {"ui", "cli", "__main__"},
 )
 DEPTH = {name: depth for depth, names in enumerate(LAYERS) for name in names}

@@ -7,17 +7,22 @@ episode is a pure function of (seed, number), so a training can be repeated and 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from training.anatomy import draw_anatomy
 from training.fields import Rng, blur, normal, smooth, warp_grids
 from training.scenes import make_scene
+from training.vessels import draw_vessels
 
 SMALLEST = 0.0012  # smallest mean area of a structure to be asked for, as a part of the picture
 LARGEST = 0.5
+VESSELS = 0.1  # part of the episodes that show vessels of another course in every subject
+PHANTOMS = 0.3  # part that shows phantoms, where there is a bank of them
 
 
 @dataclass(frozen=True)
@@ -35,19 +40,38 @@ class Episode:
     targets: tuple[tuple[int, ...], ...]
 
 
-def make_episode(seed: int, number: int, *, count: int = 10, size: int = 144) -> Episode:
+def make_episode(
+    seed: int,
+    number: int,
+    *,
+    count: int = 10,
+    size: int = 144,
+    bank: Path | None = None,
+) -> Episode:
     """Make episode `number` of the endless sequence that `seed` stands for.
 
     Args:
         count: subjects.
         size: side of the pictures in pixels.
+        bank: slices of phantoms, see `training.anatomy`; None for episodes without them.
     """
     for attempt in range(1000):
         rng = np.random.default_rng((seed, number, attempt))
-        labels, targets, same, grids = _anatomy(rng, count, size)
+        kind = rng.random()
+        if kind < VESSELS:
+            image, labels = draw_vessels(rng, count, size)
+            targets = _targets(rng, labels, [1], 2)
+        elif bank is not None and kind < VESSELS + PHANTOMS:
+            image, labels, grids = draw_anatomy(rng, bank, count, size)
+            used = int(labels.max()) + 1
+            targets = _targets(rng, labels, list(range(1, used)), used)
+            if rng.random() < 0.5:  # the same anatomy in other intensities
+                image = _tissues(rng, labels, [], grids)
+        else:
+            labels, targets, same, grids = _anatomy(rng, count, size)
+            image = _tissues(rng, labels, same, grids)
         if targets:
-            images = _picture(rng, labels, same, grids)
-            return Episode(images, labels.to(torch.uint8), targets)
+            return Episode(_scanned(rng, image), labels.to(torch.uint8), targets)
     raise RuntimeError("no scene with a visible structure in 1000 attempts")
 
 
@@ -69,9 +93,17 @@ def _anatomy(
     labels = warped[:, 0].long()
     if rng.random() < 0.2:
         labels = _pad(rng, labels)
-    area = torch.zeros(count, scene.used)
-    area.scatter_add_(1, labels.flatten(1), torch.ones(count, size * size)).div_(size * size)
     objects = scene.objects if rng.random() < 0.9 else list(range(1, scene.used))
+    return labels, _targets(rng, labels, objects, scene.used), scene.same, grids
+
+
+def _targets(
+    rng: Rng, labels: Tensor, objects: list[int], used: int
+) -> tuple[tuple[int, ...], ...]:
+    """Structures worth asking for: shown by some subjects, neither tiny nor huge."""
+    count, size = labels.shape[0], labels.shape[-1]
+    area = torch.zeros(count, used)
+    area.scatter_add_(1, labels.flatten(1), torch.ones(count, size * size)).div_(size * size)
     targets: list[tuple[int, ...]] = []
     for label in rng.permutation(objects).tolist() if objects else []:
         group: tuple[int, ...] = (int(label),)
@@ -83,7 +115,7 @@ def _anatomy(
             targets.append(group)
         if len(targets) == 6:
             break
-    return labels, tuple(targets), scene.same, grids
+    return tuple(targets)
 
 
 def _pad(rng: Rng, labels: Tensor) -> Tensor:
@@ -100,7 +132,8 @@ def _pad(rng: Rng, labels: Tensor) -> Tensor:
     return labels
 
 
-def _picture(rng: Rng, labels: Tensor, same: list[tuple[int, int]], grids: Tensor) -> Tensor:
+def _tissues(rng: Rng, labels: Tensor, same: list[tuple[int, int]], grids: Tensor) -> Tensor:
+    """(count, S, S) float32: every label in an own intensity and texture."""
     count, size = labels.shape[0], labels.shape[-1]
     used = int(labels.max()) + 1
     # Few palette entries for many labels: neighbours often share an intensity.
@@ -132,6 +165,12 @@ def _picture(rng: Rng, labels: Tensor, same: list[tuple[int, int]], grids: Tenso
         common = common[None].expand(count, -1, -1, -1)
         common = F.grid_sample(common, grids, padding_mode="border", align_corners=False)
         image = image + float(rng.uniform(0, 0.1)) * common[:, 0]
+    return image
+
+
+def _scanned(rng: Rng, image: Tensor) -> Tensor:
+    """(count, S, S) uint8: what a scanner makes of it, with blur, bias field, gamma and noise."""
+    count, size = image.shape[0], image.shape[-1]
     sharp_y, sharp_x = rng.uniform(0, 1.5, 2) * size / 128
     if rng.random() < 0.7:
         sharp_x = sharp_y

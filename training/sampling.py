@@ -90,7 +90,7 @@ def _draw_episode(
     if flip:
         images, masks = images.flip(-1), masks.flip(-1)
     channels = images[:, None].expand(-1, 3, -1, -1)
-    if color and rng.random() < 0.08:
+    if color and rng.random() < 0.12:
         gains = torch.from_numpy(rng.uniform(-0.3, 1.2, (1, 3, 1, 1)).astype(np.float32))
         offsets = torch.from_numpy(rng.uniform(-60, 60, (1, 3, 1, 1)).astype(np.float32))
         powers = torch.from_numpy(rng.uniform(0.6, 1.6, (1, 3, 1, 1)).astype(np.float32))

@@ -22,16 +22,23 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from medretrieval.segmentation.micro import MICRO, build_micro, set_image_size
 from training.episodes import Episode, make_episode
-from training.network import few_shot, hard_dice, training_loss
+from training.network import Pass, few_shot, hard_dice, prompt_loss, prompted, training_loss
 from training.sampling import draw_batch
 
 VALIDATION_SEED = 987_654_321
 VALIDATION_EPISODES = 64
+# How prompts are given in the steps that have them, and how often.
+PROMPTS = {
+    "clicks-and-mask": 0.5,
+    "clicks": 0.1,
+    "box": 0.1,
+    "box-and-mask": 0.1,
+    "alone": 0.2,
+}
 SHOTS = (1, 2, 3, 3, 4, 4, 4, 5, 5, 5, 6, 6, 6, 7, 7, 7, 8, 8, 8, 8)  # supports, as often
 
 
@@ -47,6 +54,7 @@ class Settings:
         batch: episodes of a step at the small size; half of them at the large one.
         tasks: structures asked for in each episode.
         window: episodes in memory to draw from; each step makes `fresh` new ones.
+        prompted: part of the steps in which the decoder runs again with points or a box.
         seed: of episodes, draws and initial weights.
     """
 
@@ -64,17 +72,18 @@ class Settings:
     subjects: int = 10
     picture: int = 144
     average: float = 0.998
+    prompted: float = 0.4
     seed: int = 1
 
 
 class Episodes(Dataset[Episode]):
     """The endless sequence of episodes, by number."""
 
-    def __init__(self, seed: int, count: int, size: int) -> None:
-        self.seed, self.count, self.size = seed, count, size
+    def __init__(self, seed: int, count: int, size: int, bank: Path | None) -> None:
+        self.seed, self.count, self.size, self.bank = seed, count, size, bank
 
     def __getitem__(self, number: int) -> Episode:
-        return make_episode(self.seed, number, count=self.count, size=self.size)
+        return make_episode(self.seed, number, count=self.count, size=self.size, bank=self.bank)
 
 
 def _unchanged(episode: Any) -> Any:
@@ -123,7 +132,8 @@ class Run:
         self.auxiliary = torch.nn.Conv2d(MICRO.d_model, 16, 1)
         if initial is not None:
             self.model.load_state_dict({k: v.float() for k, v in load_file(initial).items()})
-        self.model.train().to(self.device)
+        # Convolutions of this size are quicker that way on a CPU.
+        self.model.train().to(self.device, memory_format=torch.channels_last)
         self.auxiliary.to(self.device)
         self.parameters = [*self.model.parameters(), *self.auxiliary.parameters()]
         self.optimiser = torch.optim.AdamW(
@@ -188,9 +198,16 @@ class Run:
         for group in self.optimiser.param_groups:
             group["lr"] = rate_at(self.step, s)
         set_image_size(self.model, size)
-        logits, overlap, features, truth = self._forward(drawn)
-        direct = F.pixel_shuffle(self.auxiliary(features), 4)
-        loss, mask = training_loss(logits, overlap, direct, truth)
+        done = self._forward(drawn)
+        logits, truth = done.logits, done.truth
+        direct = F.pixel_shuffle(self.auxiliary(done.conditioned), 4)
+        loss, mask = training_loss(logits, done.overlap, direct, truth)
+        if rng.random() < s.prompted:
+            kind = str(rng.choice(list(PROMPTS), p=list(PROMPTS.values())))
+            clicks = int(rng.integers(1, 5))
+            generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
+            again, overlap = prompted(self.model, done, generator, kind=kind, clicks=clicks)
+            loss = loss + prompt_loss(again, overlap, truth)
         self.optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
@@ -203,7 +220,7 @@ class Run:
             dice = hard_dice(full > 0, truth > 0.5).mean()
         return float(mask.detach()), float(dice)
 
-    def _forward(self, batch: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _forward(self, batch: Any) -> Pass:
         return few_shot(
             self.model,
             batch.images.to(self.device),
@@ -228,7 +245,8 @@ class Run:
             batch = draw_batch(
                 rng, episodes[first : first + 4], size=size, tasks=2, shots=7, color=False
             )
-            logits, _, _, truth = self._forward(batch)
+            done = self._forward(batch)
+            logits, truth = done.logits, done.truth
             full = F.interpolate(logits, size=(size, size), mode="bilinear")
             ours.append(hard_dice(full > 0, truth > 0.5))
             rolled = torch.stack(
@@ -245,11 +263,21 @@ class Run:
         return float(torch.cat(ours).mean()), float(torch.cat(baseline).mean())
 
     def train(
-        self, *, until: int, workers: int = 1, every: int = 100, validate_every: int = 1000
+        self,
+        *,
+        until: int,
+        bank: Path | None = None,
+        workers: int = 1,
+        every: int = 100,
+        validate_every: int = 1000,
     ) -> None:
-        """Go on to step `until`, saving every `every` steps and at the end."""
+        """Go on to step `until`, saving every `every` steps and at the end.
+
+        Args:
+            bank: slices of phantoms that some episodes show, see `training.anatomy`.
+        """
         s = self.settings
-        dataset = Episodes(s.seed, s.subjects, s.picture)
+        dataset = Episodes(s.seed, s.subjects, s.picture, bank)
         # After s steps the window holds the latest of the s * fresh + start episodes made so far.
         start = min(s.window, 24)
         made = start + self.step * s.fresh
@@ -297,6 +325,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, value in asdict(defaults).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
     parser.add_argument("--initial", type=Path, help="safetensors weights to start a new run from")
+    parser.add_argument("--bank", type=Path, help="phantoms, as training.anatomy writes them")
     parser.add_argument("--until", type=int, help="stop after this step (default: all steps)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads of the training")
@@ -309,7 +338,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     run = Run(options["folder"], settings, device=options["device"], initial=options["initial"])
     run.say(f"at step {run.step}: {settings}")
     until = settings.steps if options["until"] is None else min(options["until"], settings.steps)
-    run.train(until=until, workers=options["workers"], validate_every=options["validate_every"])
+    run.train(
+        until=until,
+        bank=options["bank"],
+        workers=options["workers"],
+        validate_every=options["validate_every"],
+    )
     return 0
 
 

@@ -16,6 +16,7 @@ Keep = Literal["all", "largest"]
 Axis = Literal["index", "best"]
 Precision = Literal["float32", "bfloat16"]
 MemoryTokens = Literal["all", "pooled", "foreground"]
+Tiles = int | Literal["auto"]
 
 
 class OptionChanges(TypedDict, total=False):
@@ -25,6 +26,7 @@ class OptionChanges(TypedDict, total=False):
     crop_margin: float
     flips: bool
     closer: bool
+    tiles: Tiles
     negatives: bool
     pointers: Pointers
     memory: MemoryTokens
@@ -44,6 +46,9 @@ class SegmentationOptions:
         closer: segment every label that was found once more, in a crop around itself, which may
             reach out of the first crop; see `closer.look_closer`. No effect where the crop is a
             `Box` of one's own.
+        tiles: along a side of the part where the supports show a label, which is then segmented
+            tile by tile; see `tiles.look_in_tiles`. "auto": as many as a label needs that is thin
+            for the network's output, 1: none. No effect where the crop is a `Box` of one's own.
         negatives: supports that do not show a label become memories of its absence (mask all
             zero); otherwise such supports are left out for that label.
         pointers: the frame distance that SAM 2's object pointers carry. "equal": the same for all
@@ -66,6 +71,7 @@ class SegmentationOptions:
     crop_margin: float = 1.0
     flips: bool = False
     closer: bool = False
+    tiles: Tiles = 1
     negatives: bool = True
     pointers: Pointers = "equal"
     memory: MemoryTokens = "all"
@@ -75,6 +81,8 @@ class SegmentationOptions:
             _one_of("crop", self.crop, get_args(CropPolicy), " or a Box")
         _one_of("pointers", self.pointers, get_args(Pointers))
         _one_of("memory", self.memory, get_args(MemoryTokens))
+        if self.tiles != "auto" and (isinstance(self.tiles, str) or self.tiles < 1):
+            raise UsageError(f"tiles {self.tiles!r}: expected 'auto' or a number, 1 or more")
         if not (isfinite(self.crop_margin) and self.crop_margin >= 0):
             raise UsageError(f"crop margin {self.crop_margin}: expected a finite number, 0 or more")
 
@@ -89,7 +97,7 @@ class VolumeOptions:
 
     Attributes:
         propagation: "none" (every slice by itself) or "both" (from the most confident slice
-            outwards in both directions, see `propagation.propagate`).
+            outwards in both directions, see `propagation.propagate`). No difference to one slice.
         neighbours: with propagation, how many slices segmented just before are shown to the network
             beside the supports of a slice.
         keep: of each label, "all" that was found or only the "largest" connected component; see
@@ -101,7 +109,7 @@ class VolumeOptions:
         UsageError: a value is not one of these.
     """
 
-    propagation: Propagation = "none"
+    propagation: Propagation = "both"
     neighbours: int = 2
     keep: Keep = "all"
     axis: Axis = "index"
@@ -119,4 +127,4 @@ def _one_of(name: str, value: Any, known: tuple[str, ...], more: str = "") -> No
         raise UsageError(f"{name} {value!r}: expected {' or '.join(map(repr, known))}{more}")
 
 
-SLICE_BY_SLICE = VolumeOptions()
+VOLUME_DEFAULTS = VolumeOptions()

@@ -34,6 +34,8 @@ from medretrieval.segmentation.options import MemoryTokens, Pointers, Precision
 from medretrieval.segmentation.squares import imagenet, square, square_masks
 from medretrieval.segmentation.tokens import choose, grouped
 
+# Pixels of the input along a side of one cell of the mask decoder's output.
+CELL = 4
 # How much goes through the network at once: pixels of pictures, tokens of memories.
 _PIXELS = {"cpu": 2**20, "cuda": 2**23}
 _TOKENS = {"cpu": 2**18, "cuda": 2**21}

@@ -31,8 +31,9 @@ from medretrieval.segmentation.labels import (
 from medretrieval.segmentation.options import OptionChanges, SegmentationOptions
 from medretrieval.segmentation.prompts import Prompts, checked, moved, widened
 from medretrieval.segmentation.registry import SegmenterSpec
-from medretrieval.segmentation.sam2_backend import Encoding, Sam2Network
+from medretrieval.segmentation.sam2_backend import CELL, Encoding, Sam2Network
 from medretrieval.segmentation.shown import Shown
+from medretrieval.segmentation.tiles import look_in_tiles
 from medretrieval.types import Progress, Support, no_progress
 
 # Logits beyond this are certain; averaging must not let one view's -1024 outvote the other.
@@ -173,10 +174,17 @@ class Segmenter:
             for job, views in zip(jobs, encodings, strict=True):
                 results.append(self._segment(job, views, memories, options))
                 progress(len(results), len(images), "segmenting")
-        if options.closer and not isinstance(options.crop, Box):
-            second: OptionChanges = {**changes, "closer": False, "crop": "none"}
-            again = partial(self.segment_batch, **second)
+        if isinstance(options.crop, Box):
+            return results
+        second: OptionChanges = {**changes, "closer": False, "tiles": 1, "crop": "none"}
+        again = partial(self.segment_batch, **second)
+        if options.closer:
             results = look_closer(again, images, supports, results, prompts=asked)
+        if options.tiles != 1:
+            cells = self.network.image_size // CELL
+            results = look_in_tiles(
+                again, images, supports, results, options.tiles, cells=cells, prompts=asked
+            )
         return results
 
     def prepare(

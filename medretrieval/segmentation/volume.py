@@ -19,7 +19,7 @@ from medretrieval.segmentation.cleanup import largest_components
 from medretrieval.segmentation.labels import SliceSegmentation, merge, vocabulary
 from medretrieval.segmentation.members import BatchSegmenter as BatchSegmenter
 from medretrieval.segmentation.members import Member, segment_members
-from medretrieval.segmentation.options import SLICE_BY_SLICE, OptionChanges, VolumeOptions
+from medretrieval.segmentation.options import VOLUME_DEFAULTS, OptionChanges, VolumeOptions
 from medretrieval.segmentation.prompts import Prompts
 from medretrieval.segmentation.propagation import Found, propagate
 from medretrieval.types import (
@@ -48,7 +48,7 @@ def segment_volume(
     choose: Callable[[Slice], Sequence[Support]],
     segmenter: BatchSegmenter,
     *,
-    how: VolumeOptions = SLICE_BY_SLICE,
+    how: VolumeOptions = VOLUME_DEFAULTS,
     labels: Sequence[str] | None = None,
     indices: Iterable[int] | None = None,
     orientation: str = AS_STORED,
@@ -109,7 +109,7 @@ def segment_volume(
             else:
                 step(1, 1, "segmenting")
 
-    if how.propagation == "both":
+    if how.propagation == "both" and len(wanted) > 1:
         # What is only looked for to start from needs no closer look.
         quick: OptionChanges = {**changes, "closer": False}
         slices = _slice_wise(members(), segmenter, labels, step, quick)

@@ -233,7 +233,7 @@ def test_another_axis_is_that_of_embeddings_supports_and_mask(
         segmenter=segmenter,
         supports=[HAND] if by_hand else None,
         support_k=1,
-        how=VolumeOptions(axis="best"),
+        how=VolumeOptions(propagation="none", axis="best"),
     )
     assert [picture.shape for picture in segmenter.seen] == [(9, 6)] * 2
     assert {use.query_slice for use in result.supports} == {0, 1}

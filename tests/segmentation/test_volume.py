@@ -77,6 +77,7 @@ def orientations() -> list[NDArray[np.float64]]:
 
 
 IDENTITY = SlicePolicy(axis="axial", window="identity")
+BY_SLICE = VolumeOptions(propagation="none")
 
 
 @pytest.mark.parametrize("axis", ["axial", "coronal", "sagittal", "acquisition"])
@@ -133,6 +134,7 @@ def test_only_the_slices_asked_for() -> None:
         IDENTITY,
         lambda piece: [support({1: "over 1"})],
         Bright(),
+        how=BY_SLICE,
         indices=[4, 1],
         progress=lambda done, total, message: steps.append((done, total)),
     )
@@ -149,6 +151,7 @@ def test_slices_without_supports_stay_background_and_count_as_done() -> None:
         IDENTITY,
         lambda piece: [support({1: "over 1"})] if piece.index % 2 else [],
         segmenter,
+        how=BY_SLICE,
         progress=lambda done, total, message: steps.append(done),
     )
     assert result.voxels.any(axis=(0, 1)).tolist() == [False, True] * 20
@@ -169,6 +172,7 @@ def test_labels_that_only_some_slices_know() -> None:
         IDENTITY,
         lambda piece: sets[piece.index],
         segmenter,
+        how=BY_SLICE,
         labels=["over 2", "over 1"],
     )
     assert {labels for _, labels in segmenter.calls} == {("over 2", "over 1"), ("over 1",)}
@@ -259,7 +263,7 @@ def test_propagation_goes_through_the_volume_and_counts_its_steps(indices: Any) 
         IDENTITY,
         lambda piece: ONE,
         segmenter,
-        how=VolumeOptions(propagation="both"),
+        how=VolumeOptions(),
         indices=indices,
         progress=lambda done, total, message: steps.append((done, total, message)),
     )
@@ -289,6 +293,7 @@ def test_prompts_point_at_what_is_displayed(orientation: str, max_side: int) -> 
         SlicePolicy(axis="axial", window="identity", max_side=max_side),
         lambda piece: ONE,
         segmenter,
+        how=BY_SLICE,
         orientation=orientation,
         prompts={1: {"over 1": pointed}},
     )
@@ -314,7 +319,7 @@ def test_prompts_do_without_supports_and_reach_the_propagation() -> None:
         IDENTITY,
         lambda piece: ONE if piece.index == 2 else [],
         segmenter,
-        how=VolumeOptions(propagation="both"),
+        how=VolumeOptions(),
         prompts=prompts,
     )
     assert result.voxels.any(axis=(0, 1)).tolist() == [False, True, True]
@@ -339,7 +344,7 @@ def test_cancelling_leaves_a_sound_cache(toys: Any, segmenter: Any, last: int) -
     """During the first pass or the propagation; what was remembered serves the next try."""
     stack = np.stack([toys.picture(seed)[0] for seed in range(3)])
     query = volume(stack.transpose(2, 1, 0), np.diag([-1.0, -1.0, 1.0, 1.0]))
-    supports, how = toys.supports(2), VolumeOptions(propagation="both")
+    supports, how = toys.supports(2), VolumeOptions()
     steps = []
 
     def cancel(done: int, total: int, message: str) -> None:
@@ -356,3 +361,10 @@ def test_cancelling_leaves_a_sound_cache(toys: Any, segmenter: Any, last: int) -
     fresh = segment_volume(query, IDENTITY, lambda piece: supports, segmenter, how=how)
     np.testing.assert_array_equal(again.voxels, fresh.voxels)
     assert fresh.voxels.any()
+
+
+def test_one_slice_is_segmented_by_itself() -> None:
+    segmenter = Bright()
+    query = volume(np.full((4, 4, 3), 200, np.uint8))
+    segment_volume(query, IDENTITY, lambda piece: ONE, segmenter, indices=[1])
+    assert segmenter.calls == [(1, None)]

@@ -1,10 +1,17 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
+from medretrieval.phantoms import cohort
+from training.anatomy import SIDE, draw_anatomy, make_bank
 from training.episodes import make_episode
 from training.fields import blur, smooth
+from training.network import hard_dice
 from training.sampling import draw_batch
+from training.vessels import draw_vessels
 
 
 @pytest.mark.parametrize("number", range(8))
@@ -73,3 +80,46 @@ def test_smooth_noise_is_standardised_and_blur_keeps_the_mean() -> None:
     assert 0.7 < noise.std().item() < 1.4
     flat = torch.full((1, 32, 32), 0.25)
     assert torch.allclose(blur(flat, 2.0, 1.0), flat, atol=1e-6)
+
+
+def test_vessels_are_thin_and_run_otherwise_in_every_subject() -> None:
+    for seed in range(4):
+        images, labels = draw_vessels(np.random.default_rng(seed), 4, 64)
+        assert images.shape == labels.shape == (4, 64, 64)
+        assert images.isfinite().all()
+        assert set(labels.unique().tolist()) <= {0, 1}
+        first, second = labels[0] > 0, labels[1] > 0
+        assert 0 < first.float().mean() < 0.6
+        assert hard_dice(first[None], second[None]).item() < 0.7
+
+
+def test_episodes_of_phantoms_show_slices_of_one_kind(tmp_path: Path) -> None:
+    bank = tmp_path / "bank.safetensors"
+    height = torch.arange(20, dtype=torch.uint8)[:, None, None].expand(-1, SIDE, SIDE).contiguous()
+    tensors = {}
+    for number, kind in enumerate(("heart", "knee")):
+        for case in range(3):
+            tensors[f"{kind}/{case}/images"] = height * 10
+            tensors[f"{kind}/{case}/labels"] = torch.full_like(height, number + 1)
+    save_file(tensors, bank)
+    for seed in range(6):
+        images, labels, grids = draw_anatomy(np.random.default_rng(seed), bank, 5, SIDE)
+        assert images.shape == labels.shape == (5, SIDE, SIDE)
+        assert grids.shape == (5, SIDE, SIDE, 2)
+        assert len(labels.unique()) == 1
+        assert np.ptp(images.mean((1, 2)).numpy()) < 0.5
+
+
+def test_a_bank_is_made_of_the_packages_phantoms(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cohort, "KINDS", {"xr-chest": cohort.KINDS["xr-chest"]})
+    make_bank(tmp_path / "bank.safetensors", 1)
+    stored = load_file(tmp_path / "bank.safetensors")
+    assert set(stored) == {"xr-chest/0/images", "xr-chest/0/labels"}
+    images, labels = stored["xr-chest/0/images"], stored["xr-chest/0/labels"]
+    assert images.shape == labels.shape == (1, SIDE, SIDE)
+    assert images.dtype == labels.dtype == torch.uint8
+    assert set(labels.unique().tolist()) == {0, 1, 2, 3}
+    episode = make_episode(1, 0, count=3, size=SIDE, bank=tmp_path / "bank.safetensors")
+    assert episode.images.shape == (3, SIDE, SIDE)
