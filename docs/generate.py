@@ -1,14 +1,17 @@
 """Writes what the documentation takes from the code: docs/cli.md and the tables of other pages.
 
-python docs/generate.py            write them
-python docs/generate.py --check    exit 1 if they are out of date
+python docs/generate.py                   write them
+python docs/generate.py --check           exit 1 if they are out of date
+python docs/generate.py --report FILE     first take the numbers of `medretrieval evaluate few-shot`
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +22,9 @@ sys.path.insert(0, str(ROOT))
 
 from medretrieval.arguments import parser  # noqa: E402
 from medretrieval.embedders import REGISTRY as EMBEDDERS  # noqa: E402
+from medretrieval.evaluation.figures import CURVE  # noqa: E402
+from medretrieval.evaluation.pages import overview, sections  # noqa: E402
+from medretrieval.evaluation.report import summary  # noqa: E402
 from medretrieval.index import KINDS  # noqa: E402
 from medretrieval.retrieval.modes import MODES  # noqa: E402
 from medretrieval.segmentation import REGISTRY as SEGMENTERS  # noqa: E402
@@ -29,11 +35,20 @@ def cli_page() -> str:
     # argparse folds its help to the terminal; the page must not depend on who writes it.
     os.environ["COLUMNS"], os.environ["NO_COLOR"] = "96", "1"
     top = parser()
-    commands = next(a for a in top._actions if isinstance(a, argparse._SubParsersAction)).choices
     parts = ["# Command line", f"```\n{top.format_help().strip()}\n```"]
-    for name, sub in commands.items():
-        parts.append(f"## medretrieval {name}\n\n```\n{sub.format_help().strip()}\n```")
+    for sub in _commands(top):
+        parts.append(f"## {sub.prog}\n\n```\n{sub.format_help().strip()}\n```")
     return "\n\n".join(parts) + "\n"
+
+
+def _commands(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
+    """The commands of a parser, each followed by those below it."""
+    found = []
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for sub in action.choices.values():
+                found += [sub, *_commands(sub)]
+    return found
 
 
 def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -105,8 +120,35 @@ def kind_table() -> str:
     )
 
 
+# The numbers of the last benchmark, without those of single volumes.
+FEW_SHOT = ROOT / "docs" / "few-shot.json"
+
+
+def few_shot_overview() -> str:
+    return overview(json.loads(FEW_SHOT.read_text()))
+
+
+def few_shot_sections() -> str:
+    curve = FEW_SHOT.with_name(f"few-shot-{CURVE}")
+    shown = f"![Dice by the number of supports]({curve.name})\n\n" if curve.exists() else ""
+    return shown + sections(json.loads(FEW_SHOT.read_text()), level=3)
+
+
+def take_report(path: Path) -> None:
+    """Keep the numbers and the curve of a report for the documentation."""
+    report = summary(json.loads(path.read_text()))
+    FEW_SHOT.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+    if (path.parent / CURVE).exists():
+        shutil.copyfile(path.parent / CURVE, FEW_SHOT.with_name(f"few-shot-{CURVE}"))
+
+
 TABLES = {
-    "README.md": {"embedders": embedder_table, "segmenters": segmenter_table},
+    "README.md": {
+        "embedders": embedder_table,
+        "segmenters": segmenter_table,
+        "few-shot": few_shot_overview,
+    },
+    "docs/evaluation.md": {"few-shot": few_shot_sections},
     "docs/retrieval.md": {"modes": mode_table, "kinds": kind_table},
 }
 
@@ -127,7 +169,11 @@ def with_tables(page: str) -> str:
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--check", action="store_true")
-    check = options.parse_args().check
+    options.add_argument("--report", type=Path)
+    given = options.parse_args()
+    check = given.check
+    if given.report:
+        take_report(given.report)
     pages = {"docs/cli.md": cli_page(), **{page: with_tables(page) for page in TABLES}}
     stale = []
     for page, text in pages.items():

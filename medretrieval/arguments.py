@@ -7,6 +7,7 @@ from pathlib import Path
 
 from medretrieval import __version__
 from medretrieval.embedders.registry import DEFAULT_EMBEDDER
+from medretrieval.evaluate_arguments import add_evaluate
 from medretrieval.option_values import names, part, positive
 from medretrieval.query_arguments import (
     add_embedder,
@@ -20,7 +21,14 @@ from medretrieval.query_arguments import (
 )
 from medretrieval.retrieval.modes import DEFAULT_MODE
 from medretrieval.retrieval.rerank import LOCALIZED_SLICES
-from medretrieval.segment_arguments import add_agreement, add_network, add_prompts
+from medretrieval.segment_arguments import (
+    add_agreement,
+    add_loading,
+    add_network,
+    add_prompts,
+    add_supports,
+    add_volume,
+)
 from medretrieval.segmentation.registry import DEFAULT_SEGMENTER
 
 # Named here too, because the table itself (`medretrieval.index.KINDS`, and auto) loads faiss.
@@ -62,32 +70,13 @@ def parser() -> argparse.ArgumentParser:
     build.add_argument("source", metavar="SOURCE", help="folder of images, or a .csv table")
     build.add_argument("out", metavar="OUT", help="the index folder to write")
     build.add_argument("--embedder", default=DEFAULT_EMBEDDER, metavar="NAME")
-    build.add_argument("--masks", metavar="DIR", help="label maps with the images' file names")
-    build.add_argument(
-        "--table", metavar="CSV", help="table of the cases; its paths are relative to SOURCE"
-    )
-    build.add_argument("--modality", help="of every image of a folder, e.g. CT")
-    build.add_argument("--region", help="body region of every image of a folder")
-    build.add_argument(
-        "--labels-from-folders", action="store_true", help="sub-folders name the images' labels"
-    )
-    build.add_argument("--channel", type=int, default=0, help="channel of 4-D volumes (default: 0)")
-    build.add_argument(
-        "--where",
-        action="append",
-        default=[],
-        metavar="COLUMN=VALUE",
-        help="keep only these rows of the table (repeatable)",
-    )
+    _cases(build)
     build.add_argument(
         "--keep",
         action="append",
         default=[],
         metavar="COLUMN",
         help="store this column of the table too, in clear, to filter by (repeatable)",
-    )
-    build.add_argument(
-        "--label-names", default="", metavar="1=A,2=B", help="names of the mask values"
     )
     build.add_argument(
         "--index",
@@ -138,15 +127,83 @@ def parser() -> argparse.ArgumentParser:
     _index_options(merge)
     merge.add_argument("--force", action="store_true", help="replace an existing OUT")
 
+    _append(command("append", "write a new version of an index with more annotated cases"))
+
+    _memories(command("memories", "compute what SAM 2 remembers of an index's annotated slices"))
+
     info = command("info", "manifest, counts, size, and what checks out")
     info.add_argument("index", metavar="INDEX", help=_SEVERAL)
 
     _search(command("search", "find the most similar slices or volumes"))
     _segment(command("segment", "segment a query from retrieved annotated slices"))
     _explain(command("explain", "show why a query finds a volume: similarities and heat maps"))
+    add_evaluate(command("evaluate", "measure methods on annotated data, by a protocol"), common)
     command("embedders", "embedders, and what works on this machine now")
     command("segmenters", "segmenters, and what works on this machine now")
     return top
+
+
+def _append(append: argparse.ArgumentParser) -> None:
+    append.add_argument("index", metavar="INDEX", help="the index folder; it stays as it is")
+    append.add_argument("out", metavar="OUT", help="the index folder to write")
+    append.add_argument("source", metavar="SOURCE", help="folder of images, or a .csv table")
+    _cases(append)
+    append.add_argument(
+        "--replace",
+        action="store_true",
+        help="a case of a volume that the index has takes its place",
+    )
+    append.add_argument("--note", default="", metavar="TEXT", help="for the list of changes")
+    append.add_argument("--skip-bad", action="store_true", help="leave out unreadable cases")
+    append.add_argument("--force", action="store_true", help="replace an existing OUT")
+    add_embedder(append, precision=None)
+    add_one_slice(append)
+
+
+def _memories(memories: argparse.ArgumentParser) -> None:
+    memories.add_argument("index", metavar="INDEX", help="the index folder to store them in")
+    memories.add_argument("--segmenter", default=DEFAULT_SEGMENTER, metavar="NAME")
+    add_loading(memories)
+    memories.add_argument("--device", default="cpu", help="where it runs: cpu (default) or cuda")
+    memories.add_argument(
+        "--crop",
+        choices=("none", "body"),
+        default="none",
+        help="what of a slice it sees; they serve a segmentation with the same --crop "
+        "(default: none)",
+    )
+    memories.add_argument(
+        "--flips",
+        action=argparse.BooleanOptionalAction,
+        help="also of mirrored slices, for a segmentation with --flips (default: by segmenter)",
+    )
+    memories.add_argument(
+        "--labels", type=names, metavar="A,B", help="only of these structures (default: all)"
+    )
+
+
+def _cases(sub: argparse.ArgumentParser) -> None:
+    """Which images and masks, and what is known of them."""
+    sub.add_argument("--masks", metavar="DIR", help="label maps with the images' file names")
+    sub.add_argument(
+        "--table", metavar="CSV", help="table of the cases; its paths are relative to SOURCE"
+    )
+    sub.add_argument("--modality", help="of every image of a folder, e.g. CT")
+    sub.add_argument("--region", help="body region of every image of a folder")
+    sub.add_argument(
+        "--labels-from-folders", action="store_true", help="sub-folders name the images' labels"
+    )
+    sub.add_argument("--channel", type=int, default=0, help="channel of 4-D volumes (default: 0)")
+    sub.add_argument(
+        "--where",
+        action="append",
+        default=[],
+        metavar="COLUMN=VALUE",
+        help="keep only these rows of the table (repeatable)",
+    )
+    sub.add_argument(
+        "--label-names", default="", metavar="1=A,2=B", help="names of the mask values"
+    )
 
 
 def _index_options(sub: argparse.ArgumentParser) -> None:
@@ -223,8 +280,7 @@ def _segment(segment: argparse.ArgumentParser) -> None:
     segment.add_argument("query", metavar="QUERY", help="image, volume, DICOM folder or zip")
     segment.add_argument("--out", required=True, metavar="MASK.nii.gz")
     segment.add_argument("--segmenter", default=DEFAULT_SEGMENTER, metavar="NAME")
-    segment.add_argument("--checkpoint", type=Path, metavar="FILE", help="local weights for it")
-    segment.add_argument("--support-k", type=positive, default=8, metavar="K")
+    add_loading(segment)
     segment.add_argument("--labels", type=names, metavar="A,B", help="only these structures")
     segment.add_argument("--slice", type=int, metavar="N", help="only this slice of the query")
     segment.add_argument(
@@ -236,8 +292,12 @@ def _segment(segment: argparse.ArgumentParser) -> None:
         metavar="1=A,2=B",
         help="names of the values of --truth (default: as in the index)",
     )
-    segment.add_argument("--force", action="store_true", help="replace an existing --out file")
+    segment.add_argument(
+        "--force", action="store_true", help="replace an existing --out file and --save-supports"
+    )
+    add_supports(segment)
     add_agreement(segment)
+    add_volume(segment)
     add_network(segment)
     add_prompts(segment)
     add_query(segment)

@@ -6,20 +6,20 @@ Exit codes: 0 done, 1 failed, 2 wrong use. Each command parses, calls one librar
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import os
+import shlex
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medretrieval.arguments import parser
-from medretrieval.console import ProgressBar, plain, table
-from medretrieval.errors import MedRetrievalError, UsageError
+from medretrieval.console import ProgressBar, plain, show, table
+from medretrieval.errors import MedRetrievalError
+from medretrieval.evaluate_arguments import few_shot_arguments
 from medretrieval.option_values import index_parameters, label_names, where
 from medretrieval.query_arguments import (
     AS_STORED,
@@ -28,7 +28,8 @@ from medretrieval.query_arguments import (
     filters,
     query_and_selection,
 )
-from medretrieval.segment_arguments import network_options, prompts
+from medretrieval.segment_arguments import loading_options
+from medretrieval.segment_command import segment
 
 if TYPE_CHECKING:
     from medretrieval.types import SearchResult
@@ -39,6 +40,7 @@ def main(args: Sequence[str] | None = None) -> int:
     # Native libraries print banners to stderr that no user of a command line needs.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     options = parser().parse_args(args)
+    options.asked = shlex.join(["medretrieval", *(sys.argv[1:] if args is None else args)])
     logging.basicConfig(
         stream=sys.stderr,
         level=logging.DEBUG if options.debug else logging.WARNING,
@@ -74,10 +76,6 @@ def main(args: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _print(options: argparse.Namespace, data: Any, text: Callable[[], str]) -> None:
-    print(json.dumps(data, indent=2, ensure_ascii=False) if options.json else text(), flush=True)
-
-
 def _demo(options: argparse.Namespace) -> None:
     from medretrieval.demo import open_demo
 
@@ -91,7 +89,7 @@ def _demo(options: argparse.Namespace) -> None:
         }
         for q in demo.queries
     ]
-    _print(options, {"index": str(demo.index), "queries": queries}, lambda: str(demo.index))
+    show(options, {"index": str(demo.index), "queries": queries}, lambda: str(demo.index))
     if not options.json:
         print(f"queries to try it with: {demo.queries[0].path.parent}", file=sys.stderr)
 
@@ -105,15 +103,8 @@ def _build(options: argparse.Namespace) -> None:
         options.out,
         embedder=options.embedder,
         **embedder_options(options),
-        masks=options.masks,
-        table=options.table,
-        where=where(options.where),
+        **_cases(options),
         keep=options.keep,
-        modality=options.modality,
-        region=options.region,
-        labels_from_folders=options.labels_from_folders,
-        channel=options.channel,
-        label_names=label_names(options.label_names),
         slices=SlicePolicy(axis=options.axis, window=options.window, crop=options.crop),
         index_kind=options.index_kind,
         index_parameters=index_parameters(options.index_options),
@@ -124,7 +115,6 @@ def _build(options: argparse.Namespace) -> None:
         float16=options.float16,
         force=options.force,
         skip_bad=options.skip_bad,
-        allow_one_slice=options.allow_one_slice,
         part=options.part,
         engine=options.engine,
         workers=options.workers,
@@ -132,7 +122,7 @@ def _build(options: argparse.Namespace) -> None:
         progress=ProgressBar(quiet=options.quiet),
     )
     _say_how_it_is_searched(out)
-    _print(options, {"index": str(out)}, lambda: str(out))
+    show(options, {"index": str(out)}, lambda: str(out))
 
 
 def _say_how_it_is_searched(index: Path) -> None:
@@ -147,6 +137,39 @@ def _say_how_it_is_searched(index: Path) -> None:
         print(f"index kind {manifest.index_kind} finds {found}", file=sys.stderr)
 
 
+def _cases(options: argparse.Namespace) -> dict[str, Any]:
+    """Which images and masks `build` and `append` take, as keyword arguments."""
+    return {
+        "masks": options.masks,
+        "table": options.table,
+        "where": where(options.where),
+        "modality": options.modality,
+        "region": options.region,
+        "labels_from_folders": options.labels_from_folders,
+        "channel": options.channel,
+        "label_names": label_names(options.label_names),
+        "allow_one_slice": options.allow_one_slice,
+    }
+
+
+def _append(options: argparse.Namespace) -> None:
+    from medretrieval.pipeline import append_index
+
+    out = append_index(
+        options.index,
+        options.out,
+        options.source,
+        **embedder_options(options),
+        **_cases(options),
+        replace=options.replace,
+        note=options.note,
+        force=options.force,
+        skip_bad=options.skip_bad,
+        progress=ProgressBar(quiet=options.quiet),
+    )
+    show(options, {"index": str(out)}, lambda: str(out))
+
+
 def _merge(options: argparse.Namespace) -> None:
     from medretrieval.index import merge
 
@@ -159,14 +182,31 @@ def _merge(options: argparse.Namespace) -> None:
         progress=ProgressBar(quiet=options.quiet),
     )
     _say_how_it_is_searched(out)
-    _print(options, {"index": str(out)}, lambda: str(out))
+    show(options, {"index": str(out)}, lambda: str(out))
+
+
+def _memories(options: argparse.Namespace) -> None:
+    from medretrieval.segmentation import load_segmenter
+    from medretrieval.segmentation.memories import remember_index
+
+    segmenter = load_segmenter(options.segmenter, device=options.device, **loading_options(options))
+    done = remember_index(
+        options.index,
+        segmenter,
+        crop=options.crop,
+        flips=options.flips,
+        labels=options.labels,
+        progress=ProgressBar(quiet=options.quiet),
+    )
+    data = {"index": options.index, "segmenter": segmenter.name, **done.to_json()}
+    show(options, data, lambda: "\n".join(f"{key}: {value}" for key, value in data.items()))
 
 
 def _info(options: argparse.Namespace) -> None:
     from medretrieval.index import open_stores
 
     info = open_stores(options.index, verify="full").info()
-    _print(options, info, lambda: "\n".join(f"{key}: {plain(v)}" for key, v in info.items()))
+    show(options, info, lambda: "\n".join(f"{key}: {plain(v)}" for key, v in info.items()))
 
 
 def _search(options: argparse.Namespace) -> None:
@@ -195,7 +235,7 @@ def _search(options: argparse.Namespace) -> None:
         allow_one_slice=options.allow_one_slice,
         progress=ProgressBar(quiet=options.quiet),
     )
-    _print(options, result.to_json(), lambda: _hits(result))
+    show(options, result.to_json(), lambda: _hits(result))
 
 
 def _hits(result: SearchResult) -> str:
@@ -217,73 +257,6 @@ def _hits(result: SearchResult) -> str:
     found = table(rows, [*columns, "labels", *more]) if rows else "no hits"
     turned = result.orientation
     return found if turned == AS_STORED else f"{found}\nslices of the query {turned}"
-
-
-def _segment(options: argparse.Namespace) -> None:
-    from medretrieval.folders import cache_dir
-    from medretrieval.imaging import check_target, read_labels, read_volume, write_labels
-    from medretrieval.pipeline import agreement, segment
-    from medretrieval.retrieval.engine import open_index
-    from medretrieval.segmentation import MemoryCache, load_segmenter
-
-    out = Path(options.out)
-    query = read_volume(
-        options.query, channel=options.channel, allow_one_slice=options.allow_one_slice
-    )
-    # Before minutes of work for a mask that cannot be written.
-    check_target(out, query.grid, overwrite=options.force)
-    index = open_index(options.index, **embedder_options(options))
-    truth = None
-    if options.truth:
-        names = label_names(options.truth_names, "--truth-names")
-        truth = read_labels(options.truth, reference=query.grid)
-        truth = replace(truth, names=names or index.store.vocabulary)
-    pointed = prompts(options)
-    if options.agreement and options.slice is None:
-        raise UsageError("--agreement is of one slice of the query; say which by --slice")
-    how: dict[str, Any] = {
-        "segmenter": load_segmenter(
-            options.segmenter,
-            checkpoint=options.checkpoint,
-            cache=MemoryCache(folder=cache_dir() / "memories"),
-        ),
-        "support_k": options.support_k,
-        "labels": options.labels,
-        "filters": filters(options),
-        "options": network_options(options),
-        "progress": ProgressBar(quiet=options.quiet),
-    }
-    result = segment(
-        index,
-        query,
-        indices=None if options.slice is None else [options.slice],
-        orientation=options.orientation,
-        prompts=pointed,
-        **how,
-    )
-    write_labels(result.labels, out, overwrite=options.force)
-    data = {"query": query.name, "mask": str(out), **result.to_json()}
-    columns = ["value", "name", "voxels", "ml"]
-    if options.agreement:
-        found = agreement(index, query, options.slice, orientation=result.orientation, **how)
-        data["agreement"] = found.to_json()
-        columns.append("agreement")
-    if truth is not None:
-        data["dice"] = result.dice(truth)
-        columns.append("dice")
-    rows = [
-        {
-            **row,
-            "dice": data.get("dice", {}).get(row["name"]),
-            "agreement": data.get("agreement", {}).get(row["name"]),
-        }
-        for row in data["labels"]
-        if row["voxels"] or row["name"] in data.get("dice", {})
-    ]
-    listed = table(rows, columns) if rows else "nothing was found"
-    if result.orientation != AS_STORED:
-        listed += f"\nsegmented with its slices {result.orientation}; the mask lies as the query"
-    _print(options, data, lambda: f"{out}\n{listed}")
 
 
 def _explain(options: argparse.Namespace) -> None:
@@ -310,9 +283,17 @@ def _explain(options: argparse.Namespace) -> None:
         force=options.force,
         progress=ProgressBar(quiet=options.quiet),
     )
-    _print(options, found.to_json(), lambda: "\n".join(map(str, found.files)))
+    show(options, found.to_json(), lambda: "\n".join(map(str, found.files)))
     if found.problem is not None:
         raise found.problem
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from medretrieval.evaluation.few_shot import few_shot
+
+    progress = ProgressBar(quiet=options.quiet)
+    report = few_shot(**few_shot_arguments(options), progress=progress)
+    show(options, report, lambda: str(options.out / "report.md"))
 
 
 def _embedders(options: argparse.Namespace) -> None:
@@ -321,7 +302,7 @@ def _embedders(options: argparse.Namespace) -> None:
     rows = list_embedders()
     columns = ["name", "status", "paper", "dim", "input", "MB", "license", "revision", "weights"]
     short = [{**r, "revision": (r["revision"] or "-")[:12], "MB": r["size_mb"]} for r in rows]
-    _print(options, rows, lambda: table(short, columns))
+    show(options, rows, lambda: table(short, columns))
 
 
 def _segmenters(options: argparse.Namespace) -> None:
@@ -329,17 +310,20 @@ def _segmenters(options: argparse.Namespace) -> None:
 
     rows = list_segmenters()
     columns = ["name", "status", "input", "weights", "revision", "license", "note"]
-    _print(options, rows, lambda: table(rows, columns))
+    show(options, rows, lambda: table(rows, columns))
 
 
 COMMANDS: Mapping[str, Callable[[argparse.Namespace], None]] = {
     "demo": _demo,
     "build": _build,
     "merge": _merge,
+    "append": _append,
+    "memories": _memories,
     "info": _info,
     "search": _search,
-    "segment": _segment,
+    "segment": segment,
     "explain": _explain,
+    "evaluate": _evaluate,
     "embedders": _embedders,
     "segmenters": _segmenters,
 }

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
+import json
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 
@@ -62,3 +64,8 @@ def plain(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return ", ".join(map(plain, value)) or "-"
     return str(value)
+
+
+def show(options: argparse.Namespace, data: Any, text: Callable[[], str]) -> None:
+    """Print what a command found on stdout: `data` with --json, else `text()`."""
+    print(json.dumps(data, indent=2, ensure_ascii=False) if options.json else text(), flush=True)

@@ -35,6 +35,14 @@ class IndexFormatError(MedRetrievalError):
     """An index folder is incomplete, tampered with, newer than this version, or not an index."""
 
 
+class Cancelled(MedRetrievalError):
+    """The work is not wanted any more.
+
+    Any progress callback may raise it; it then ends the call that the callback was given to, which
+    leaves nothing half written.
+    """
+
+
 class EmbedderMismatchError(IndexFormatError):
     """An index is searched with embeddings of another embedder than its own."""
 

@@ -78,3 +78,8 @@ def where(items: Sequence[str]) -> dict[str, str] | None:
     if repeated:
         raise UsageError(f"--where names the column {repeated!r} twice; expected one value of it")
     return {column: value for column, _, value in pairs} or None
+
+
+def counts(text: str) -> list[int]:
+    """Whole numbers, written as 2,4,8; 0 for none."""
+    return [] if text.strip() == "0" else [positive(item) for item in names(text)]

@@ -8,194 +8,36 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cache, partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from medretrieval.embedders.registry import DEFAULT_EMBEDDER
-from medretrieval.errors import UsageError, unknown_name
+from medretrieval.building import append_index as append_index
+from medretrieval.building import build_index as build_index
+from medretrieval.errors import UsageError
 from medretrieval.metrics.segmentation import dice
 from medretrieval.retrieval.fusion import search_fused as search_fused
+from medretrieval.segmentation.options import VOLUME_DEFAULTS, VolumeOptions
 from medretrieval.segmentation.registry import DEFAULT_SEGMENTER
+from medretrieval.support_sets import DEFAULT_SUPPORT_K as DEFAULT_SUPPORT_K
+from medretrieval.support_sets import Sets, support_sets
 from medretrieval.types import (
-    UNKNOWN,
-    Embedder,
     LabelVolume,
     Progress,
     Slice,
-    SlicePolicy,
     Support,
     Volume,
-    VolumeEmbedder,
     no_progress,
 )
 
 if TYPE_CHECKING:
-    from medretrieval.embedders.compute import Precision, Runtime
     from medretrieval.retrieval.engine import Index
     from medretrieval.retrieval.filters import Filters
+    from medretrieval.segmentation.members import BatchSegmenter
     from medretrieval.segmentation.options import OptionChanges
     from medretrieval.segmentation.prompts import Prompts
     from medretrieval.segmentation.uncertainty import Agreement
-    from medretrieval.segmentation.volume import BatchSegmenter
-
-DEFAULT_SUPPORT_K = 8
-
-
-def build_index(
-    source: str | Path,
-    out: str | Path,
-    *,
-    embedder: str | Embedder | VolumeEmbedder = DEFAULT_EMBEDDER,
-    weights: str | Path | None = None,
-    device: str = "cpu",
-    precision: Precision = "float32",
-    runtime: Runtime = "torch",
-    masks: str | Path | None = None,
-    table: str | Path | None = None,
-    where: Mapping[str, str] | None = None,
-    keep: Sequence[str] = (),
-    modality: str | None = None,
-    region: str | None = None,
-    labels_from_folders: bool = False,
-    channel: int = 0,
-    label_names: Mapping[int, str] | None = None,
-    slices: SlicePolicy | None = None,
-    index_kind: str = "auto",
-    index_parameters: Mapping[str, int] | None = None,
-    name: str | None = None,
-    license: str = UNKNOWN,
-    origin: str | None = None,
-    split: str | None = None,
-    float16: bool = False,
-    force: bool = False,
-    skip_bad: bool = False,
-    allow_one_slice: bool = False,
-    part: tuple[int, int] | None = None,
-    engine: Literal["local", "ray"] = "local",
-    workers: int | None = None,
-    ray_address: str | None = None,
-    progress: Progress = no_progress,
-) -> Path:
-    """Build an index folder from a folder of images or a CSV table.
-
-    Args:
-        source: a folder of images or volumes, or a `.csv` table.
-        masks: folder with label maps of the same file names.
-        table: CSV with columns path, mask, volume_id, patient_id, modality, region, labels; its
-            paths are relative to `source`.
-        where: keep only the rows of the table whose columns have these values.
-        keep: other columns of the table that the index stores in clear, to filter by.
-        modality, region: of every case of a folder.
-        labels_from_folders: the sub-folder of a case is a label of it.
-        channel: which channel of 4-D volumes.
-        label_names: mask value -> name, for cases that do not name their labels themselves.
-        weights: local file or folder with the embedder's weights.
-        device, precision, runtime: how it is computed, see `embedders.load_embedder`.
-        license, origin, split: of the images; they go into the manifest and the card. The origin
-            defaults to the name of the source folder.
-        float16: store the embeddings at half precision.
-        slices: how slices are made; stored in the index, a query gets the same.
-        index_kind, index_parameters: the kind of search and its settings, see
-            `medretrieval.index.KINDS`; "auto" chooses by the number of slices.
-        skip_bad: leave out cases that cannot be read (they are logged) instead of failing.
-        part: (i, n) builds the i-th of n blocks of the cases, to be merged later; see
-            `medretrieval.index.merge`.
-        engine: "local" embeds in this process, "ray" in `workers` processes (default 2) of the Ray
-            cluster at `ray_address`, or of one that is started on this machine.
-
-    Returns:
-        The path of the finished index folder.
-
-    Raises:
-        UsageError: `out` exists and not `force`, or options do not go together.
-        InputError: a case cannot be read, or the source holds none.
-        UnavailableError: the embedder's weights are not on this machine and cannot be fetched.
-    """
-    from medretrieval.embedders import load_embedder
-    from medretrieval.index import RayEngine, build, cases_from_folder, cases_from_table
-    from medretrieval.index.embedding import embed_cases
-
-    if part is not None and name is None:
-        raise UsageError(
-            "a part needs the name of the whole index, the same for all parts: it is the key of "
-            "the patients' pseudonyms (--name)"
-        )
-    if engine not in ("local", "ray"):
-        raise UsageError(f"engine is {engine!r}; expected local or ray")
-    if engine == "local" and not (workers is None and ray_address is None):
-        raise UsageError("workers and the address of a cluster go with the engine ray")
-    source = Path(source)
-    if table is None and source.suffix.lower() == ".csv":
-        source, table = source.parent, source
-    if table is not None:
-        if masks or modality or region or labels_from_folders:
-            raise UsageError(
-                "masks, modality, region and labels-from-folders go with a folder without a table; "
-                "a table has columns for them"
-            )
-        cases = cases_from_table(
-            table,
-            root=source,
-            where=where,
-            keep=keep,
-            label_names=label_names,
-            channel=channel,
-            allow_one_slice=allow_one_slice,
-        )
-    else:
-        if where:
-            raise UsageError("where selects rows of a table, but no table is given")
-        if keep:
-            raise UsageError("keep names columns of a table, but no table is given")
-        cases = cases_from_folder(
-            source,
-            masks=masks,
-            modality=modality,
-            region=region,
-            labels_from_folders=labels_from_folders,
-            label_names=label_names,
-            channel=channel,
-            allow_one_slice=allow_one_slice,
-        )
-    load = None
-    if isinstance(embedder, str):
-        load = partial(
-            load_embedder,
-            embedder,
-            weights=weights,
-            device=device,
-            precision=precision,
-            runtime=runtime,
-        )
-        embedder = load()
-    on_ray = RayEngine(
-        workers=2 if workers is None else workers,
-        address=ray_address,
-        load=load,
-        gpus=1 if device.startswith("cuda") else 0,
-    )
-    return build(
-        cases,
-        Path(out),
-        embedder=embedder,
-        slices=slices or SlicePolicy(),
-        index_kind=index_kind,
-        index_parameters=index_parameters,
-        name=name or Path(out).resolve().name,
-        license=license,
-        source=origin or source.resolve().name,
-        split=split,
-        float16=float16,
-        force=force,
-        skip_bad=skip_bad,
-        part=part,
-        engine=on_ray if engine == "ray" else embed_cases,
-        progress=progress,
-    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,7 +53,9 @@ class SupportUse:
 class Segmentation:
     """A label map on the query's grid, and how it came about.
 
-    `orientation` says how the slices were turned to be segmented; the label map is as the query.
+    Attributes:
+        orientation: how the slices were turned to be segmented; the label map is as the query.
+        part: the axis and the slices across it that were asked for, None for all of them.
     """
 
     labels: LabelVolume
@@ -220,6 +64,7 @@ class Segmentation:
     seconds: float
     slices: int
     orientation: str = "as stored"
+    part: tuple[int, tuple[int, ...]] | None = None
 
     def structures(self) -> list[dict[str, Any]]:
         """Per label: value, name, voxels, and millilitres (None where the spacing is unknown)."""
@@ -242,6 +87,8 @@ class Segmentation:
     def dice(self, truth: LabelVolume) -> dict[str, float]:
         """Dice of each structure that the truth or this label map shows, matched by name.
 
+        Only the slices that were asked for are compared.
+
         Args:
             truth: on the same grid; its values may differ from those here.
 
@@ -256,10 +103,13 @@ class Segmentation:
             )
         value_of = {name: value for value, name in truth.names.items()}
         own_value = {name: value for value, name in self.labels.names.items()}
+        own, true = self.labels.voxels, truth.voxels
+        if self.part is not None:
+            own, true = (np.take(voxels, self.part[1], self.part[0]) for voxels in (own, true))
         scores = {}
         for name in sorted(value_of.keys() | own_value.keys()):
-            found = self.labels.voxels == own_value.get(name, -1)
-            wanted = truth.voxels == value_of.get(name, -1)
+            found = own == own_value.get(name, -1)
+            wanted = true == value_of.get(name, -1)
             if found.any() or wanted.any():
                 scores[name] = dice(found, wanted)
         return scores
@@ -278,14 +128,6 @@ class Segmentation:
         }
 
 
-def _check_labels(labels: Sequence[str] | None, index: Index) -> None:
-    """Refuse unknown labels before minutes are spent on embedding."""
-    known = set(index.store.vocabulary.values())
-    for label in labels or ():
-        if label not in known:
-            raise unknown_name("label", label, known, "medretrieval info INDEX")
-
-
 def segment(
     index: Index,
     query: Volume,
@@ -293,21 +135,26 @@ def segment(
     segmenter: str | BatchSegmenter = DEFAULT_SEGMENTER,
     support_k: int = DEFAULT_SUPPORT_K,
     supports: Sequence[Support] | None = None,
+    sets: Sets = "slice",
     labels: Sequence[str] | None = None,
     indices: Sequence[int] | None = None,
     filters: Filters | None = None,
     orientation: str = "as stored",
     prompts: Mapping[int, Mapping[str, Prompts]] | None = None,
+    how: VolumeOptions = VOLUME_DEFAULTS,
     options: OptionChanges | None = None,
     progress: Progress = no_progress,
 ) -> Segmentation:
     """Segment `query` from annotated slices, without training (RAFS, section III).
 
     Args:
-        index: where supports are retrieved; the slices of the query are made with its policy.
+        index: where supports are retrieved; the slices of the query are made with its policy, or
+            along another axis if `how` says so.
         query: image or volume.
         support_k: how many annotated slices are retrieved for each query slice.
         supports: use these for every slice instead of retrieving.
+        sets: what is retrieved: "slice", for every slice the annotated slices most similar to it;
+            or "volume", one set for all slices, see `support_sets.covering`.
         labels: names of the structures wanted; default is all that the supports show.
         indices: slices to segment, default all; the others stay background.
         filters: which slices may be retrieved, by default all, see `retrieval.filters.Filters`.
@@ -316,6 +163,7 @@ def segment(
             the annotated slices that may be retrieved, or to the given supports.
         prompts: points and boxes for single slices, by voxel index along the sliced axis and then
             by label, in pixels of the slice as displayed.
+        how: how the slices of a volume make one label map.
         options: how the network is used, where it differs from the segmenter's own defaults.
 
     Returns:
@@ -326,16 +174,21 @@ def segment(
             not exist; or `supports` are left out with an index of whole volumes, which cannot find
             any.
     """
+    from medretrieval.imaging import slice_axis
     from medretrieval.segmentation import load_segmenter, segment_volume
+    from medretrieval.segmentation.volume import slicing
 
     start = time.perf_counter()
     model = load_segmenter(segmenter) if isinstance(segmenter, str) else segmenter
-    policy = index.manifest.slices
-    chosen, orientation = _support_sets(
+    _use_stored(index, model)
+    policy = slicing(index.manifest.slices, query.grid, how)
+    chosen, orientation = support_sets(
         index,
         query,
+        policy,
         supports,
         support_k=support_k,
+        sets=sets,
         labels=labels,
         indices=indices,
         filters=filters,
@@ -354,9 +207,11 @@ def segment(
         policy,
         choose,
         model,
+        how=how,
         labels=labels,
         indices=indices,
         orientation=orientation,
+        prompts=prompts,
         progress=progress,
         **(options or {}),
     )
@@ -367,7 +222,44 @@ def segment(
         seconds=time.perf_counter() - start,
         slices=len({u.query_slice for u in used}),
         orientation=orientation,
+        part=None if indices is None else (slice_axis(query.grid, policy.axis), tuple(indices)),
     )
+
+
+def _use_stored(index: Index, segmenter: BatchSegmenter) -> None:
+    """Let a segmenter that keeps memories use those that are stored in the index."""
+    if hasattr(segmenter, "cache"):
+        from medretrieval.segmentation.stored import use_stored
+
+        use_stored(index.store, segmenter)
+
+
+def used_supports(
+    index: Index, result: Segmentation, supports: Sequence[Support] | None = None
+) -> list[Support]:
+    """The supports that a segmentation was made with, each once, most similar to any slice first.
+
+    Args:
+        index: that of the segmentation; what was retrieved is read from it again.
+        supports: what was given to `segment`, if anything.
+
+    Returns:
+        Supports whose score is the highest that they had for any slice; given ones as they are.
+    """
+    from medretrieval.segmentation.supports import distinct
+
+    if supports is not None:
+        return distinct(supports)
+    best: dict[str, float] = {}
+    for use in result.supports:
+        score = -1.0 if use.score is None else use.score
+        best[use.key] = max(score, best.get(use.key, score))
+    rows = []
+    for key in best:
+        volume_id, _, number = key.rpartition(":")
+        rows.append(index.store.row(volume_id, int(number)))
+    pairs = sorted(zip(best.values(), rows, strict=True), key=lambda pair: (-pair[0], pair[1]))
+    return [index.store.support(row, score) for score, row in pairs]
 
 
 def agreement(
@@ -381,6 +273,7 @@ def agreement(
     labels: Sequence[str] | None = None,
     filters: Filters | None = None,
     orientation: str = "as stored",
+    how: VolumeOptions = VOLUME_DEFAULTS,
     options: OptionChanges | None = None,
     progress: Progress = no_progress,
 ) -> Agreement:
@@ -390,6 +283,7 @@ def agreement(
         slice_index: of the query, voxel index along the sliced axis.
         index, query, segmenter, support_k, supports, labels, filters, orientation, options: as for
             `segment`; the supports are those that it would use for this slice.
+        how: only its axis matters.
 
     Returns:
         Masks and maps at the size of the slice, which lie as it is displayed.
@@ -401,11 +295,15 @@ def agreement(
     from medretrieval.imaging.orientation import turn, turn_back
     from medretrieval.segmentation import load_segmenter
     from medretrieval.segmentation.uncertainty import leave_one_out
+    from medretrieval.segmentation.volume import slicing
 
+    policy = slicing(index.manifest.slices, query.grid, how)
     model = load_segmenter(segmenter) if isinstance(segmenter, str) else segmenter
-    chosen, orientation = _support_sets(
+    _use_stored(index, model)
+    chosen, orientation = support_sets(
         index,
         query,
+        policy,
         supports,
         support_k=support_k,
         labels=labels,
@@ -414,7 +312,7 @@ def agreement(
         orientation=orientation,
         progress=progress,
     )
-    piece = next(iter(make_slices(query, index.manifest.slices, indices=[slice_index])))
+    piece = next(iter(make_slices(query, policy, indices=[slice_index])))
     found = leave_one_out(
         model,
         np.ascontiguousarray(turn(piece.image, orientation)),
@@ -424,57 +322,3 @@ def agreement(
         **(options or {}),
     )
     return found.each(lambda picture: turn_back(picture, orientation))
-
-
-def _support_sets(
-    index: Index,
-    query: Volume,
-    supports: Sequence[Support] | None,
-    *,
-    support_k: int,
-    labels: Sequence[str] | None,
-    indices: Sequence[int] | None,
-    filters: Filters | None,
-    orientation: str,
-    progress: Progress,
-) -> tuple[Mapping[int, Sequence[Support]], str]:
-    """The supports of every slice, retrieved or given, and how slices are turned for them."""
-    from medretrieval.imaging import slice_axis
-    from medretrieval.retrieval.filters import Filters
-    from medretrieval.retrieval.orienting import annotated, given, oriented
-    from medretrieval.retrieval.whole import refuse_supports
-
-    if supports is not None:
-        if not supports:
-            raise UsageError("the support set is empty; add at least one annotated slice")
-        lookup = given(index, supports)
-        orientation = oriented(index, query, orientation, lookup, indices, progress)
-        if indices is None:
-            indices = range(query.grid.shape[slice_axis(query.grid, index.manifest.slices.axis)])
-        return dict.fromkeys(indices, supports), orientation
-    refuse_supports(index.manifest.embedder)
-    if support_k < 1:
-        raise UsageError(f"support_k is {support_k}; at least 1 support is needed")
-    _check_labels(labels, index)
-    filters = filters or Filters()
-    lookup = annotated(index, labels=labels, filters=filters)
-    orientation = oriented(index, query, orientation, lookup, indices, progress)
-    embedded = index.query_embeddings(
-        query, indices=indices, orientation=orientation, progress=progress
-    )
-    retrieved = index.supports_each(embedded.embeddings, support_k, labels=labels, filters=filters)
-    # Neighbouring slices share most of their supports: each is read once.
-    stored = cache(index.store.support)
-    chosen = {
-        number: [
-            replace(stored(row), score=score)
-            for row, score in zip(rows.tolist(), scores.tolist(), strict=True)
-        ]
-        for number, (rows, scores) in zip(embedded.slice_index.tolist(), retrieved, strict=True)
-    }
-    if not any(chosen.values()):
-        raise UsageError(
-            "the index has no annotated slices to segment from; choose another index, or give "
-            "supports"
-        )
-    return chosen, orientation

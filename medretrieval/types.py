@@ -356,6 +356,8 @@ class Support:
         names: label value -> name, for every value in `mask` except 0.
         key: stable identifier for caches and the support cart, e.g. "<volume_id>:<slice_index>".
         score: similarity to the query if it was retrieved, else None.
+        distance: how many slices it lies from the picture to segment (1 or more), if it is a slice
+            of the same volume that was segmented just before; None for an annotated slice.
     """
 
     image: NDArray[np.uint8]
@@ -363,6 +365,7 @@ class Support:
     names: Mapping[int, str]
     key: str
     score: float | None = None
+    distance: int | None = None
 
 
 class Progress(Protocol):

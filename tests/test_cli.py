@@ -138,9 +138,44 @@ def test_segment_one_slice_leaves_the_others(
     world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "mask.nii"
-    run(capsys, "segment", world / "index", query(world), "--out", out, "--slice", 3)
+    truth = world / "queries" / "masks" / "ball.nii.gz"
+    made = run(
+        *(capsys, "segment", world / "index", query(world), "--out", out, "--slice", 3),
+        *("--truth", truth),
+    )
     voxels = np.asarray(nib.load(out).dataobj)
     assert np.flatnonzero(voxels.any(axis=(0, 1))).tolist() == [3]
+    found, wanted = voxels[..., 3] > 0, np.asarray(nib.load(truth).dataobj)[..., 3] > 0
+    expected = 2 * (found & wanted).sum() / (found.sum() + wanted.sum())
+    assert made["dice"] == {"label_1": pytest.approx(expected)}
+
+
+def test_segment_with_a_network_loaded_and_used_in_another_way(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from medretrieval import segmentation
+    from medretrieval.segmentation import Segmenter, load_segmenter
+
+    used: list[Segmenter] = []
+    changed: list[Any] = []
+
+    def load(*args: Any, **kwargs: Any) -> Segmenter:
+        used.append(load_segmenter(*args, **kwargs))
+        return used[-1]
+
+    batch = Segmenter.segment_batch
+
+    def spy(self: Segmenter, *args: Any, **kwargs: Any) -> Any:
+        changed.append(kwargs.get("memory"))
+        return batch(self, *args, **kwargs)
+
+    monkeypatch.setattr(segmentation, "load_segmenter", load)
+    monkeypatch.setattr(Segmenter, "segment_batch", spy)
+    arguments = ["segment", world / "index", query(world), "--out", tmp_path / "mask.nii"]
+    arguments += ["--slice", 3, "--image-size", 128, "--segmenter-precision", "bfloat16"]
+    assert main([*map(str, arguments), "--memory", "foreground", "--quiet"]) == 0
+    assert (used[0].network.image_size, used[0].network.precision) == (128, "bfloat16")
+    assert set(changed) == {"foreground"}
 
 
 def test_segment_says_how_far_single_supports_decide(

@@ -14,6 +14,8 @@ from PIL import Image
 
 from medretrieval import segmentation
 from medretrieval.cli import main
+from medretrieval.console import ProgressBar
+from medretrieval.errors import Cancelled
 from medretrieval.segmentation.baselines import MaskCopy
 
 AFFINE = np.diag([1.5, 1.5, 4.0, 1.0])
@@ -45,7 +47,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write(root, "turned", 4, upside_down=True)
     images, masks = root / "database" / "images", root / "database" / "masks"
     build(images, root / "index", "--masks", masks, "--modality", "MR", "--label-names", "1=bar")
-    build(images, root / "coronal", "--axis", "coronal")
+    build(images, root / "coronal", "--axis", "coronal", "--masks", masks)
     return root
 
 
@@ -141,6 +143,50 @@ def test_a_mask_is_turned_back(
 
     assert dice("as stored", "as stored") == 0
     assert dice(orientation, "flipped top-bottom") > 0.7
+
+
+# segment --propagate --keep --slice-axis
+
+
+def test_how_slices_make_a_volume(
+    world: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(segmentation, "load_segmenter", lambda *_, **__: MaskCopy("mean-mask"))
+    query, out = world / "images" / "query.nii.gz", tmp_path / "mask.nii.gz"
+    thick = nib.load(query)
+    asked = ("segment", world / "coronal", query, "--out", out, "--support-k", 2)
+    options = ("--propagate", "both", "--keep", "largest", "--slice-axis", "best")
+    slices = {}
+    for name, more in {"as the index": (), "best": options}.items():
+        made = run(capsys, *asked, *more, "--force")
+        slices[name] = made["slices"]
+        assert nib.load(out).shape == thick.shape
+        np.testing.assert_array_equal(nib.load(out).affine, thick.affine)
+    assert slices == {"as the index": thick.shape[1], "best": thick.shape[2]}
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, Cancelled("not wanted any more")])
+def test_a_mask_that_is_not_finished_is_not_written(
+    world: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    stop: Any,
+) -> None:
+    def interrupted(self: Any, done: int, total: int, message: str) -> None:
+        if message == "segmenting slices":
+            raise stop
+
+    monkeypatch.setattr(segmentation, "load_segmenter", lambda *_, **__: MaskCopy("mean-mask"))
+    monkeypatch.setattr(ProgressBar, "__call__", interrupted)
+    query = world / "images" / "query.nii.gz"
+    arguments = ["segment", world / "index", query, "--out", tmp_path / "mask.nii.gz"]
+    assert main([*map(str, arguments), "--quiet"]) == 1
+    assert "interrupted" in (err := capsys.readouterr().err) or "not wanted any more" in err
+    assert not list(tmp_path.iterdir())
 
 
 # explain

@@ -20,12 +20,15 @@ LAYERS = (
     {"imaging", "similarity", "metrics", "hub", "folders"},
     {"embedders", "index", "phantoms"},
     {"retrieval", "segmentation"},
+    {"support_sets", "building"},
     {"pipeline"},
     {"demo"},
     {"evaluation"},
     {"console", "option_values"},
     {"query_arguments", "segment_arguments"},
+    {"evaluate_arguments"},
     {"arguments"},
+    {"segment_command"},
     {"ui", "cli", "__main__"},
 )
 DEPTH = {name: depth for depth, names in enumerate(LAYERS) for name in names}

@@ -1,6 +1,6 @@
 """Real annotated images, where they are beside the project: retrieve, segment, compare.
 
-The full measurement is `python -m benchmarks.dice`; here is a part of it that CI can afford.
+The full measurement is `medretrieval evaluate few-shot`; here is a part of it that CI can afford.
 """
 
 from __future__ import annotations

@@ -1,7 +1,11 @@
-"""Zip files: one DICOM series, or one supported image. Everything else about them is refused."""
+"""Zip files: one DICOM series, one supported image, or files of known names.
+
+Everything else about them is refused.
+"""
 
 from __future__ import annotations
 
+import re
 import stat
 import tempfile
 import zipfile
@@ -129,26 +133,58 @@ def extracted(path: Path, what: str) -> Iterator[Extracted]:
 
 
 def _extract_all(path: Path, folder: Path, what: str) -> Extracted:
+    with _opened(path, what) as archive:
+        members = _files(archive)
+        dicom, images = _sort_members(archive, members, what)
+        if not dicom and not images:
+            raise InputError(f"{what} has no image among its {len(members)} files; "
+                             f"expected {KNOWN}")  # fmt: skip
+        if not dicom and len(images) > 1:
+            names = ", ".join(repr(PurePosixPath(m.filename).name) for m in images[:5])
+            raise InputError(
+                f"{what} has {len(images)} images ({names}{', ...' if images[5:] else ''}); "
+                "expected one image or one DICOM series: unpack it and give one of them"
+            )
+        targets = []
+        for number, member in enumerate(dicom or images, start=1):
+            target = folder / f"file-{number:05d}"
+            _extract(archive, member, target, what)
+            targets.append(target)
+    if dicom:
+        return Extracted(dicom=targets, image=None, name="")
+    return Extracted(
+        dicom=(), image=targets[0], name=PurePosixPath(images[0].filename.replace("\\", "/")).name
+    )
+
+
+def extract_named(path: Path, folder: Path, what: str, names: re.Pattern[str]) -> None:
+    """Extract those files of a zip whose bare names match, whatever folders they are in there.
+
+    Args:
+        folder: where they go, under their bare names; it holds none of them yet.
+        names: full matches are extracted, everything else is left; it must not match a name with
+            a separator, or "..".
+
+    Raises:
+        InputError: not a zip, damaged, encrypted, unsafe, too large, or a name occurs twice.
+    """
+    with _opened(path, what) as archive:
+        for member in _files(archive):
+            name = PurePosixPath(member.filename.replace("\\", "/")).name
+            if names.fullmatch(name) is None:
+                continue
+            if (folder / name).exists():
+                raise InputError(f"{what} has {name!r} twice; zip one folder alone")
+            _extract(archive, member, folder / name, what)
+
+
+@contextmanager
+def _opened(path: Path, what: str) -> Iterator[zipfile.ZipFile]:
+    """Open a zip of which every entry is acceptable; what goes wrong becomes an InputError."""
     try:
         with zipfile.ZipFile(path) as archive:
-            every = archive.infolist()
-            _check_members(every, what)
-            members = [m for m in every if not m.is_dir() and not _is_clutter(m.filename)]
-            dicom, images = _sort_members(archive, members, what)
-            if not dicom and not images:
-                raise InputError(f"{what} has no image among its {len(members)} files; "
-                                 f"expected {KNOWN}")  # fmt: skip
-            if not dicom and len(images) > 1:
-                names = ", ".join(repr(PurePosixPath(m.filename).name) for m in images[:5])
-                raise InputError(
-                    f"{what} has {len(images)} images ({names}{', ...' if images[5:] else ''}); "
-                    "expected one image or one DICOM series: unpack it and give one of them"
-                )
-            targets = []
-            for number, member in enumerate(dicom or images, start=1):
-                target = folder / f"file-{number:05d}"
-                _extract(archive, member, target, what)
-                targets.append(target)
+            _check_members(archive.infolist(), what)
+            yield archive
     except MedRetrievalError:
         raise
     except Exception as error:
@@ -156,10 +192,9 @@ def _extract_all(path: Path, folder: Path, what: str) -> Extracted:
         # RuntimeError and struct.error, depending on where a file is damaged.
         raise InputError(
             f"{what} is a damaged or unsupported zip file ({type(error).__name__}: {error}); zip "
-            "the images again"
+            "the files again"
         ) from error
-    if dicom:
-        return Extracted(dicom=targets, image=None, name="")
-    return Extracted(
-        dicom=(), image=targets[0], name=PurePosixPath(images[0].filename.replace("\\", "/")).name
-    )
+
+
+def _files(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
+    return [m for m in archive.infolist() if not m.is_dir() and not _is_clutter(m.filename)]

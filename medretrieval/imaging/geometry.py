@@ -115,6 +115,32 @@ def slice_axis(grid: Grid, axis: str) -> int:
     return int(coarsest[0]) if len(coarsest) == 1 else axial
 
 
+def finest_plane(grid: Grid, otherwise: str) -> str:
+    """Return the plane whose slices have the smallest pixels: "axial", "coronal" or "sagittal".
+
+    It is the plane across the coarsest axis. Where axes are equally coarse (within 1 %), that of
+    `otherwise` wins if it is one of them, else the first of axial, coronal, sagittal.
+
+    Args:
+        otherwise: an axis as for `slice_axis`, returned as it is where the spacing is unknown or
+            the image is one voxel thick, so that there is nothing to choose.
+
+    Raises:
+        UsageError: `otherwise` is no axis.
+    """
+    usual = slice_axis(grid, otherwise)
+    if not grid.spacing_known or singleton_axis(grid.shape) is not None:
+        return otherwise
+    spacing = np.array(grid.spacing)
+    coarsest = np.flatnonzero(spacing >= spacing.max() * (1 - SAME_SPACING)).tolist()
+    world: list[int] = orientation(grid.affine)[:, 0].tolist()
+    if usual in coarsest:
+        best = world[usual]
+    else:
+        best = max(world[axis] for axis in coarsest)
+    return next(plane for plane, across in PLANES.items() if across == best)
+
+
 def display_axes(affine: NDArray[np.float64], axis: int) -> tuple[int, int, bool, bool]:
     """Return how the slice across stored `axis` is displayed.
 

@@ -63,6 +63,27 @@ def turn(picture: NDArray[Any], name: str) -> NDArray[Any]:
     return turned[:: -1 if steps.flip_rows else 1, :: -1 if steps.flip_columns else 1]
 
 
+def turn_point(
+    point: tuple[float, float], shape: tuple[int, ...], name: str
+) -> tuple[float, float]:
+    """Where a place of a picture lies after `turn`.
+
+    Args:
+        point: (x, y) in pixels of the picture, (0, 0) is the centre of its first pixel.
+        shape: (H, W) of the picture before it is turned.
+        name: as for `turn`.
+
+    >>> turn_point((1, 0), (2, 3), "rotated left")
+    (0, 1)
+    """
+    steps = _steps(name)
+    x, y = point
+    height, width = shape[:2]
+    if steps.swap:
+        x, y, height, width = y, x, width, height
+    return (width - 1 - x if steps.flip_columns else x), (height - 1 - y if steps.flip_rows else y)
+
+
 def turn_back(picture: NDArray[Any], name: str) -> NDArray[Any]:
     """Undo `turn` exactly: `turn_back(turn(picture, name), name)` is `picture`."""
     return turn(picture, inverse(name))

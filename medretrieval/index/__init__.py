@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from medretrieval.index.appending import append, append_slices
     from medretrieval.index.builder import build
     from medretrieval.index.cases import Case
     from medretrieval.index.folder import cases_from_folder
@@ -27,6 +28,8 @@ _MODULES = {
     "KINDS": "kinds",
     "Manifest": "manifest",
     "RayEngine": "ray_engine",
+    "append": "appending",
+    "append_slices": "appending",
     "build": "builder",
     "cases_from_folder": "folder",
     "cases_from_table": "tabular",
@@ -44,6 +47,8 @@ __all__ = [
     "IndexStore",
     "Manifest",
     "RayEngine",
+    "append",
+    "append_slices",
     "build",
     "cases_from_folder",
     "cases_from_table",

@@ -106,7 +106,7 @@ Images: **{_plain(m.source)}**.
 | annotated slices | {counts.annotated_slices} |
 | modality (slices) | {_counted(m.modalities)} |
 | region (slices) | {_counted(m.regions)} |
-| split | {_plain(m.split or "not given")} |{_part(m)}
+| split | {_plain(m.split or "not given")} |{_part(m)}{_version(m)}
 | source | {_plain(m.source)} |
 | license | {_plain(m.license)} |
 {skipped}
@@ -166,6 +166,13 @@ print(slices[0]["image"], slices[0]["mask"], slices[0]["labels"])
 
 def _part(m: Manifest) -> str:
     return f"\n| part | {m.part.replace('/', ' of ')}, to be merged |" if m.part else ""
+
+
+def _version(m: Manifest) -> str:
+    if not m.changes:
+        return ""
+    last = m.changes[-1]
+    return f"\n| version | {m.version}, of {last.date} ({last.volumes} volumes added) |"
 
 
 def _found(m: Manifest) -> str:

@@ -31,6 +31,7 @@ class Case:
             "label_<value>".
         load: reads voxels and annotation. Without annotation (None) nothing is known of the
             slices; an annotation without a structure says that nothing is there.
+        indices: which slices are taken, by voxel index along the sliced axis; None for all.
         fingerprint: changes when the files change, so that a resumed build reads them again.
     """
 
@@ -42,13 +43,15 @@ class Case:
     label_names: Mapping[int, str] = field(default_factory=dict)
     attributes: Mapping[str, str] = field(default_factory=dict)
     load: Load
+    indices: tuple[int, ...] | None = None
     fingerprint: str = ""
 
     @property
     def key(self) -> str:
         """Identifies what is embedded and stored of this case in an unfinished build."""
         names = sorted(self.label_names.items())
-        text = json.dumps([self.volume_id, self.fingerprint, self.modality, names])
+        what = [self.volume_id, self.fingerprint, self.modality, names]
+        text = json.dumps(what if self.indices is None else [*what, self.indices])
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 

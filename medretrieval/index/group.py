@@ -286,7 +286,18 @@ class IndexGroup:
     def info(self) -> dict[str, Any]:
         """Return what `medretrieval info` prints: JSON-able."""
         infos = [store.info() for store in self.stores]
-        shown = ("path", "name", "part", "index", "exact", "recall", "counts", "files", "bytes")
+        shown = (
+            "path",
+            "name",
+            "part",
+            "index",
+            "exact",
+            "recall",
+            "counts",
+            "files",
+            "bytes",
+            "memories",
+        )
         return {
             "path": [str(path) for path in self.paths],
             **self.manifest.to_json(),
@@ -348,6 +359,8 @@ def _together(
         source=join_texts(manifest.source for manifest in manifests),
         split=join_texts(splits) if len(splits) == len(manifests) else None,
         files={},
+        version=1,
+        changes=(),
         part=None,
         index_reason=None,
         index_request=None,

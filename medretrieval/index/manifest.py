@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from medretrieval.errors import IndexFormatError
+from medretrieval.index.changes import Change, read_changes
 from medretrieval.index.columns import attribute_problem
 from medretrieval.index.fields import Fields
 from medretrieval.index.search_entry import IndexRequest, RecallReport, read_request
@@ -30,6 +31,7 @@ CROPS = ("none", "body")
 DTYPES = ("float32", "float16")
 MAX_MANIFEST_BYTES = 64 << 20
 
+MEMORIES = "memories/"  # stored memories; like index.faiss they can be made again
 # Only these names can be listed: no "..", no absolute path, no drive, no hidden file gets through.
 _FILE_NAME = re.compile(
     r"README\.md|index\.faiss"
@@ -83,6 +85,8 @@ class Manifest:
         modalities, regions: name -> number of slices.
         split: which part of the source this is, or None.
         attributes: names of the extra text columns of slices/*.parquet, in their order.
+        version: 1, and one more for every change that made this index out of an older one.
+        changes: what was added in which version, oldest first.
         part: "2/8" if this is the second of eight indexes that were built to be merged, or None.
         files: path inside the folder -> size and hash, of every file but the manifest.
     """
@@ -103,6 +107,8 @@ class Manifest:
     split: str | None
     medretrieval_version: str
     files: Mapping[str, FileEntry]
+    version: int = 1
+    changes: tuple[Change, ...] = ()
     part: str | None = None
     attributes: tuple[str, ...] = ()
     index_reason: str | None = None
@@ -119,6 +125,8 @@ class Manifest:
         return {
             "schema_version": SCHEMA_VERSION,
             "name": self.name,
+            **({} if self.version == 1 else {"version": self.version}),
+            **({"changes": [c.to_json() for c in self.changes]} if self.changes else {}),
             "embedder": dataclasses.asdict(self.embedder),
             "dim": self.dim,
             "dtype": self.dtype,
@@ -264,6 +272,8 @@ def manifest_from_json(data: Mapping[str, Any], *, where: str = MANIFEST) -> Man
         split=None if data.get("split") is None else top.get("split", str),
         medretrieval_version=top.get("medretrieval_version", str),
         files=_files(top.sub("files")),
+        version=top.positive("version") if "version" in data else 1,
+        changes=read_changes(top),
         part=_part(top),
         attributes=_attributes(top),
         index_reason=index.get("reason", str) if "reason" in index.data else None,

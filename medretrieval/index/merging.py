@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from medretrieval.errors import IndexFormatError, UsageError
 from medretrieval.index.compatible import check_compatible, check_distinct, join_texts
 from medretrieval.index.manifest import EMBEDDINGS_FILE, Manifest
+from medretrieval.index.memory_files import copy_memories
 from medretrieval.index.png import decode_png, encode_png
 from medretrieval.index.publish import (
     Block,
@@ -83,17 +87,37 @@ def merge(
         raise UsageError(f"{out} is one of the indexes to merge; choose another output")
     with writing(out):
         check_output(out, force=force)
-    manifests = _check(sources)
-    total = sum(manifest.counts.slices for manifest in manifests)
-    description = _describe(manifests, index_kind, index_parameters)
-    vocabulary = Vocabulary(manifest.vocabulary for manifest in manifests)
-    settings = {"merge": [str(source.resolve()) for source in sources]}
+    checked = check_sources(sources)
+    description = describe(checked, index_kind, index_parameters)
+    return write_merged(
+        checked, out, description, force=force, shard_bytes=shard_bytes, progress=progress
+    )
+
+
+def write_merged(
+    sources: Sequence[Source],
+    out: Path,
+    description: Description,
+    *,
+    force: bool = False,
+    shard_bytes: int = SHARD_BYTES,
+    progress: Progress = no_progress,
+) -> Path:
+    """Write the kept rows of indexes that go together as one index, with all stored memories.
+
+    Raises:
+        UsageError, IndexFormatError, MedRetrievalError: as `merge`.
+    """
+    total = sum(source.rows for source in sources)
+    vocabulary = Vocabulary(source.manifest.vocabulary for source in sources)
+    settings = {"merge": [str(source.path.resolve()) for source in sources]}
     with Workspace(out, settings) as workspace, writing(out):
         recover(out)
         check_output(out, force=force)  # another command may have finished since
+        copy_memories([(source.path, source.manifest) for source in sources], workspace.stage)
         write_index(
             workspace.stage,
-            _blocks(sources, manifests, vocabulary, total, progress),
+            _blocks(sources, vocabulary, total, progress),
             vocabulary.names(),
             description,
             total=total,
@@ -106,17 +130,44 @@ def merge(
     return out
 
 
-def _check(sources: Sequence[Path]) -> list[Manifest]:
-    """Open every index once, one at a time, and check that they go together."""
-    manifests: list[Manifest] = []
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Source:
+    """An index whose rows go into another.
+
+    Attributes:
+        kept: (n,) bool, which of its rows.
+    """
+
+    path: Path
+    manifest: Manifest
+    kept: NDArray[np.bool_]
+
+    @property
+    def rows(self) -> int:
+        return int(self.kept.sum())
+
+
+def check_sources(paths: Sequence[Path], *, without: Collection[str] = ()) -> list[Source]:
+    """Open every index once, one at a time, and check that they go together.
+
+    Args:
+        without: volumes of the first index that are left out.
+
+    Raises:
+        UsageError, EmbedderMismatchError, IndexFormatError: as `merge`.
+    """
+    sources: list[Source] = []
     volumes: list[list[str]] = []
-    for source in sources:
+    for path in paths:
         # Contents are hashed when they are copied; this is what can be known in a moment.
-        with open_store(source, verify="sizes") as store:
-            manifests.append(store.manifest)
-            volumes.append(list(store.volume_ids))
-    check_compatible(sources, manifests, same_name=True)
-    check_distinct(sources, volumes)
+        with open_store(path, verify="sizes") as store:
+            left_out = set() if sources else {*without}
+            stays = np.array([name not in left_out for name in store.volume_ids])
+            sources.append(Source(path=path, manifest=store.manifest, kept=stays[store.volume]))
+            volumes.append([name for name in store.volume_ids if name not in left_out])
+    manifests = [source.manifest for source in sources]
+    check_compatible(paths, manifests, same_name=True)
+    check_distinct(paths, volumes)
     parts = [manifest.part for manifest in manifests if manifest.part is not None]
     if len(manifests) > 1 and parts:
         count = int(parts[0].partition("/")[2])
@@ -126,14 +177,20 @@ def _check(sources: Sequence[Path]) -> list[Manifest]:
                 "merged index is not that of the whole build",
                 ", ".join(parts),
             )
-    return manifests
+    return sources
 
 
-def _describe(
-    manifests: Sequence[Manifest], kind: str | None, parameters: Mapping[str, int] | None
+def describe(
+    sources: Sequence[Source], kind: str | None, parameters: Mapping[str, int] | None
 ) -> Description:
+    """What the merged index says of itself, beside what is counted.
+
+    Args:
+        kind, parameters: as for `merge`.
+    """
     from medretrieval.index.kinds import check_parameters
 
+    manifests = [source.manifest for source in sources]
     first = manifests[0]
     asked = first.index_request or IndexRequest(
         kind=first.index_kind, parameters=first.index_parameters
@@ -156,40 +213,57 @@ def _describe(
         skipped=sum(manifest.counts.skipped for manifest in manifests),
         part=first.part if len(manifests) == 1 else None,
         attributes=first.attributes,
+        version=first.version if len(manifests) == 1 else 1,
+        changes=first.changes if len(manifests) == 1 else (),
     )
 
 
 def _blocks(
-    sources: Sequence[Path],
-    manifests: Sequence[Manifest],
-    vocabulary: Vocabulary,
-    total: int,
-    progress: Progress,
+    sources: Sequence[Source], vocabulary: Vocabulary, total: int, progress: Progress
 ) -> Iterator[Block]:
-    """Yield the rows of all indexes, a row group at a time; each is checked fully before."""
+    """Yield the kept rows, a row group at a time; each index is checked fully before."""
     numbers = itertools.count()
     done = 0
     progress(done, total, "slices copied")
-    for source, expected in zip(sources, manifests, strict=True):
-        with open_store(source, verify="full") as store:
+    for source in sources:
+        path = source.path
+        with open_store(path, verify="full") as store:
             manifest = store.manifest
-        if manifest != expected:
-            raise IndexFormatError(f"{source} was changed while it was merged; merge again")
+        if manifest != source.manifest:
+            raise IndexFormatError(f"{path} was changed while it was merged; merge again")
         translate = Translation.into(vocabulary, manifest.vocabulary)
         vectors = stored_embeddings(
-            source / EMBEDDINGS_FILE,
+            path / EMBEDDINGS_FILE,
             rows=manifest.counts.slices,
             dim=manifest.dim,
             dtype=manifest.dtype,
         )
-        values = translate.values.values()
         first = 0
-        for rows in _row_groups(source, manifest):
-            made = [_row(row, next(numbers), manifest, translate, source) for row in rows]
-            yield Block(rows=made, embeddings=vectors[first : first + len(made)], values=values)
-            first += len(made)
+        for rows in _row_groups(path, manifest):
+            kept = source.kept[first : first + len(rows)]
+            made = [
+                _row(row, next(numbers), manifest, translate, path)
+                for row, stays in zip(rows, kept.tolist(), strict=True)
+                if stays
+            ]
+            yield Block(
+                rows=made,
+                embeddings=vectors[first : first + len(rows)][kept],
+                values=_values(source, made, vocabulary, translate),
+            )
+            first += len(rows)
             done += len(made)
             progress(done, total, "slices copied")
+
+
+def _values(
+    source: Source, rows: Sequence[TableRow], vocabulary: Vocabulary, translate: Translation
+) -> Iterable[int]:
+    """The mask values in some rows of an index; of a whole index they are known beforehand."""
+    if source.kept.all():
+        return translate.values.values()
+    shown = {name for row in rows if row.mask is not None for name in row.labels}
+    return {value for value, name in vocabulary.names().items() if name in shown}
 
 
 def _row_groups(source: Path, manifest: Manifest) -> Iterator[list[dict[str, Any]]]:

@@ -92,8 +92,22 @@ def decode_png(data: bytes, what: str, *, max_side: int) -> NDArray[Any]:
         IndexFormatError: not such a picture.
     """
     try:
+        return png_pixels(data, max_side=max_side)
+    except ValueError as error:
+        raise IndexFormatError(
+            f"{what} is not a valid picture ({error}); fetch or build the index again"
+        ) from None
+
+
+def png_pixels(data: bytes, *, max_side: int) -> NDArray[Any]:
+    """As `decode_png`, for pictures that are not those of an index.
+
+    Raises:
+        ValueError: not such a picture; the message says why.
+    """
+    try:
         with warnings.catch_warnings():
-            # The size is judged below, against the size that this index promises.
+            # The size is judged below, against the size that was promised.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             picture = Image.open(io.BytesIO(data), formats=("PNG",))
             if picture.mode not in _MODES:
@@ -101,7 +115,5 @@ def decode_png(data: bytes, what: str, *, max_side: int) -> NDArray[Any]:
             if max(picture.size) > max_side:
                 raise ValueError(f"{picture.width} x {picture.height} pixels, limit {max_side}")
             return np.array(picture, dtype=_MODES[picture.mode])
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise IndexFormatError(
-            f"{what} is not a valid picture ({error}); fetch or build the index again"
-        ) from None
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(str(error)) from None

@@ -21,6 +21,7 @@ from medretrieval import __version__
 from medretrieval.errors import UsageError
 from medretrieval.index.card import dataset_card
 from medretrieval.index.cases import Case
+from medretrieval.index.changes import Change
 from medretrieval.index.manifest import (
     CARD,
     EMBEDDINGS_FILE,
@@ -62,6 +63,8 @@ class Description:
     skipped: int
     part: str | None = None
     attributes: tuple[str, ...] = ()
+    version: int = 1
+    changes: tuple[Change, ...] = ()
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -123,7 +126,7 @@ def write_index(
     shard_bytes: int,
     progress: Progress = no_progress,
 ) -> None:
-    """Write a complete index into the empty `folder`, block by block.
+    """Write a complete index into `folder`, block by block; what is in it already belongs to it.
 
     The files depend on rows, embeddings and description alone, bit for bit: not on the time, the
     machine, how often the build was interrupted, or how the rows were cut into blocks. The search
@@ -231,6 +234,8 @@ class _Tally:
             split=about.split,
             part=about.part,
             attributes=about.attributes,
+            version=about.version,
+            changes=about.changes,
             medretrieval_version=__version__,
             files={},
         )

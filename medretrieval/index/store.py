@@ -22,6 +22,7 @@ from medretrieval.index.manifest import (
     Manifest,
     read_manifest,
 )
+from medretrieval.index.memory_files import memory_info
 from medretrieval.index.png import decode_png
 from medretrieval.index.search_entry import EXACT_KINDS
 from medretrieval.index.table import Columns, SliceTable
@@ -269,10 +270,25 @@ class IndexStore:
                 self._searcher = self._make_searcher()
             return self._searcher
 
+    def check_file(self, name: str) -> None:
+        """Hash a file of the index right before it is used, unless it is still what was hashed.
+
+        Opening may have been long ago, or have compared sizes only.
+
+        Raises:
+            IndexFormatError: it was changed.
+            OSError: it cannot be read.
+        """
+        entry = self.manifest.files[name]
+        if self._verify == "full" or not self._verified.holds(name, entry.sha256):
+            self._verified.check(name, entry)
+            self._verified.save()
+
     def info(self) -> dict[str, Any]:
         """Return what `medretrieval info` prints: JSON-able."""
         m = self.manifest.to_json()
         files = m.pop("files")
+        memories = memory_info(self.path, self.manifest.files)
         checked = ["sizes"] if self._verify == "sizes" else ["sha256", "norms"]
         return {
             "path": str(self.path),
@@ -282,6 +298,7 @@ class IndexStore:
             # An index that fails a check does not open.
             "checked": ["schema", "file list", *checked, "rows", "counts", "dimension"],
             "exact": self.manifest.index_kind in EXACT_KINDS,
+            **({"memories": memories} if memories else {}),
             "stored_faiss_index": FAISS_FILE in files and (self.path / FAISS_FILE).exists(),
         }
 
@@ -296,11 +313,7 @@ class IndexStore:
         index = None
         if KINDS[m.index_kind].build is not None:
             if self._trusted and entry is not None and path.exists():
-                # Hashed here too unless it is still what was hashed: opening may have been long
-                # ago, or have compared sizes only.
-                if self._verify == "full" or not self._verified.holds(FAISS_FILE, entry.sha256):
-                    self._verified.check(FAISS_FILE, entry)
-                    self._verified.save()
+                self.check_file(FAISS_FILE)
                 index = faiss_files.read_faiss(path, rows=len(self), dim=m.dim, kind=m.index_kind)
             else:
                 logger.info("building the %s index of %s in memory", m.index_kind, self.path)

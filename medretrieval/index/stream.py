@@ -188,7 +188,7 @@ class SliceStream:
                 )
                 self._put(whole)
                 return None
-            made = make_slices(volume, self._policy, labels=labels)
+            made = make_slices(volume, self._policy, labels=labels, indices=case.indices)
             piece: Slice | None = next(made)
             while piece is not None and not self._stop.is_set():
                 stored = _store(piece, remap)

@@ -85,6 +85,16 @@ def cases_from_table(
     return cases
 
 
+def table_rows(table: Path, where: Mapping[str, str]) -> list[dict[str, str]]:
+    """The rows of a CSV table whose columns have these values, as column -> trimmed text.
+
+    Raises:
+        UsageError: no such table, or no such column.
+        InputError: not a table with a column `path`, or no such row.
+    """
+    return [row for _, row in _select(_read(table), where, table)]
+
+
 def _read(table: Path) -> list[tuple[int, dict[str, str]]]:
     """Return (line number, column -> trimmed text) of every row that is not blank."""
     if not table.is_file():

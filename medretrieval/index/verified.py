@@ -24,7 +24,7 @@ from typing import Any, Literal
 
 from medretrieval.errors import IndexFormatError
 from medretrieval.folders import cache_dir
-from medretrieval.index.manifest import FAISS_FILE, MANIFEST, FileEntry
+from medretrieval.index.manifest import FAISS_FILE, MANIFEST, MEMORIES, FileEntry
 
 logger = logging.getLogger(__name__)
 
@@ -144,7 +144,7 @@ def check_files(folder: Path, files: Mapping[str, FileEntry], verify: Verify) ->
                 f"{path} is a link; the files of an index must lie in its folder themselves"
             )
         if not path.is_file():
-            if name == FAISS_FILE and not path.exists():
+            if (name == FAISS_FILE or name.startswith(MEMORIES)) and not path.exists():
                 continue  # derived: it is made again
             raise IndexFormatError(f"{path} is missing; fetch or build the index again")
         size = path.stat().st_size

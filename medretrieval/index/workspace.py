@@ -79,7 +79,7 @@ class Workspace:
         self._places: dict[str, _Place] = {}
         self._open_part: tuple[Path, Any] | None = None
         with writing(self.folder):
-            self._lock = _lock(self.folder, out)
+            self._lock = lock_folder(self.folder, out)
         try:
             with writing(self.folder):
                 self._resume(settings)
@@ -263,8 +263,15 @@ def _delete(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _lock(folder: Path, out: Path) -> IO[bytes]:
-    """Create the folder and lock it; the system releases the lock when the process ends."""
+def lock_folder(folder: Path, out: Path) -> IO[bytes]:
+    """Create the folder and lock it; the system releases the lock when the process ends.
+
+    Args:
+        out: what is worked on, for the message.
+
+    Raises:
+        UsageError: another process has locked it.
+    """
     while True:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / _LOCK

@@ -235,11 +235,14 @@ def oriented(
     lookup: Lookup,
     indices: Sequence[int] | None,
     progress: Progress,
+    *,
+    policy: SlicePolicy | None = None,
 ) -> str:
     """An orientation for a query of an index: that given, or the one found where it is "any".
 
     Args:
         lookup, indices: as for `find_orientation`.
+        policy: how slices of the query are made, if not as those of the index.
 
     Raises:
         UsageError: as `check_orientation`.
@@ -249,7 +252,7 @@ def oriented(
         return orientation
     return find_orientation(
         query,
-        index.manifest.slices,
+        policy or index.manifest.slices,
         cast(Embedder, index.embedder),
         lookup=lookup,
         indices=indices,

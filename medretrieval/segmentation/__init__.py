@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from medretrieval.segmentation.crop import Box
 from medretrieval.segmentation.labels import SliceSegmentation
-from medretrieval.segmentation.options import SegmentationOptions
+from medretrieval.segmentation.options import SegmentationOptions, VolumeOptions
 from medretrieval.segmentation.registry import (
     DEFAULT_SEGMENTER,
     REGISTRY,
@@ -42,6 +42,7 @@ __all__ = [
     "Segmenter",
     "SegmenterSpec",
     "SliceSegmentation",
+    "VolumeOptions",
     "get_spec",
     "list_segmenters",
     "load_segmenter",

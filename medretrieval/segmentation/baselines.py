@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Unpack
 
 import numpy as np
@@ -19,6 +19,7 @@ from medretrieval.segmentation.labels import (
     vocabulary,
 )
 from medretrieval.segmentation.options import OptionChanges
+from medretrieval.segmentation.prompts import Prompts
 from medretrieval.types import Progress, Support, no_progress
 
 
@@ -47,13 +48,19 @@ class MaskCopy:
         supports: Sequence[Sequence[Support]],
         *,
         labels: Sequence[str] | None = None,
+        prompts: Sequence[Mapping[str, Prompts] | None] | None = None,
         progress: Progress = no_progress,
         **changes: Unpack[OptionChanges],
     ) -> list[SliceSegmentation]:
         """As `Segmenter.segment_batch`; the options of a network have no effect.
 
         The "logits" are the share of supports that show the label at a pixel, less a half.
+
+        Raises:
+            UsageError: no supports, or prompts, which a copy of masks cannot follow.
         """
+        if any(prompts or ()):
+            raise UsageError(f"{self.name} copies masks and cannot follow points or boxes")
         results = []
         for image, support_set in zip(images, supports, strict=True):
             results.append(self._segment(image, support_set, labels))

@@ -7,7 +7,7 @@ import pickle
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from safetensors import SafetensorError
@@ -15,9 +15,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from medretrieval.errors import InputError, UnavailableError, UsageError
-from medretrieval.segmentation import micro
+from medretrieval.segmentation import efficienttam, micro
 from medretrieval.segmentation.cache import MemoryCache
 from medretrieval.segmentation.checkpoints import fetch
+from medretrieval.segmentation.options import Precision
 from medretrieval.segmentation.registry import (
     DEFAULT_SEGMENTER,
     REGISTRY,
@@ -25,8 +26,9 @@ from medretrieval.segmentation.registry import (
     bundled_file,
     get_spec,
 )
-from medretrieval.segmentation.sam2_backend import Sam2Network, imagenet, weights_digest
+from medretrieval.segmentation.sam2_backend import Sam2Network, weights_digest
 from medretrieval.segmentation.segmenter import Segmenter
+from medretrieval.segmentation.squares import imagenet
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +47,7 @@ def load_segmenter(
     device: str = "cpu",
     checkpoint: Path | str | None = None,
     image_size: int | None = None,
+    precision: Precision = "float32",
     cache: MemoryCache | None = None,
 ) -> Segmenter:
     """Load a segmenter.
@@ -55,11 +58,13 @@ def load_segmenter(
         checkpoint: a local file with weights of this family instead of the spec's own: `.pt` as
             published ({"model": state dict}, or the state dict alone), or `.safetensors`.
         image_size: side of the network's square input in pixels, a multiple of 32, instead of the
-            spec's. MedSAM2's files were trained at 512.
+            spec's.
+        precision: of the network's matrix products and convolutions. "bfloat16" is faster on
+            processors and GPUs that have instructions for it, and changes masks by rounding.
         cache: where memories are kept; default is 512 MiB of this process's own memory.
 
     Raises:
-        UsageError: an unknown name, device or image size.
+        UsageError: an unknown name, device, precision or image size.
         InputError: the checkpoint is not a checkpoint, or of another network; the message lists
             what differs.
         UnavailableError: the weights, the package or the device cannot be had on this machine.
@@ -67,6 +72,8 @@ def load_segmenter(
     target = _device(device)
     if image_size is not None and (image_size < 32 or image_size % 32):
         raise UsageError(f"image size {image_size}: expected a multiple of 32 pixels")
+    if precision not in get_args(Precision):
+        raise UsageError(f"precision {precision!r}: expected float32 or bfloat16")
     spec = get_spec(name) if name is not None else None
     if checkpoint is not None:
         path = Path(checkpoint)
@@ -82,6 +89,7 @@ def load_segmenter(
         model.to(target),
         normalise=_NORMALISE[spec.normalisation],
         digest=weights_digest(model.state_dict()),
+        precision=precision,
     )
     logger.info("loaded %s from %s on %s", spec.name, path.name, target)
     return Segmenter(network, spec, cache=cache)
@@ -109,20 +117,24 @@ def build(spec: SegmenterSpec, *, image_size: int | None = None, cls: str | None
 
     Args:
         image_size: side of the input in pixels instead of the spec's.
-        cls: dotted name of a subclass of `SAM2Base` to build (for configurations of the package).
+        cls: dotted name of a subclass of `SAM2Base` to build (architecture "sam2" only).
 
     Raises:
         UnavailableError: the sam2 package cannot be imported.
     """
     size = spec.image_size if image_size is None else image_size
-    if spec.config is None:
-        return micro.build_micro(image_size=size)
     try:
         from sam2.build_sam import build_sam2
     except ImportError as error:
         raise UnavailableError(
             f"{spec.name} needs the package sam2 ({error}); pip install sam2"
         ) from error
+    if spec.architecture == "micro":
+        return micro.build_micro(image_size=size)
+    if spec.architecture == "efficienttam":
+        return efficienttam.build_efficienttam(
+            embed_dim=spec.embed_dim, depth=spec.blocks, image_size=size
+        )
     overrides = [f"++model.image_size={size}"]
     if cls is not None:
         overrides.append(f"++model._target_={cls}")
@@ -161,6 +173,8 @@ def read_state(path: Path) -> dict[str, Tensor]:
 def infer_spec(state: Mapping[str, Tensor], path: Path) -> SegmenterSpec:
     """Find the member of the family that a state dict belongs to, by its encoder's size.
 
+    Of several of one size it is the one whose published file has the same name, or the first.
+
     Raises:
         InputError: it is none of them.
     """
@@ -168,9 +182,22 @@ def infer_spec(state: Mapping[str, Tensor], path: Path) -> SegmenterSpec:
     prefix = "image_encoder.trunk.blocks."
     blocks = len({key[len(prefix) :].split(".")[0] for key in state if key.startswith(prefix)})
     embed_dim = 0 if patch is None else patch.shape[0]
-    for spec in REGISTRY.values():
-        if (spec.embed_dim, spec.blocks) == (embed_dim, blocks):
-            return spec
+    fitting = [s for s in REGISTRY.values() if (s.embed_dim, s.blocks) == (embed_dim, blocks)]
+    if fitting:
+        named = [spec for spec in fitting if spec.filename == path.name]
+        chosen = (named or fitting)[0]
+        if len(fitting) > len(named) == 0:
+            others = ", ".join(spec.name for spec in fitting[1:])
+            logger.info(
+                "%s is taken for %s; by its weights it may be %s", path, chosen.name, others
+            )
+        return chosen
+    if any(key.startswith("spatial_perceiver.") for key in state):
+        raise InputError(
+            f"checkpoint {path} is of EdgeTAM, which cannot be used: the sam2 package has no class "
+            "for its image encoder (RepViT) and for the perceiver that shortens its memories; "
+            "expected a file of SAM 2.1, MedSAM2 or EfficientTAM"
+        )
     sizes = ", ".join(f"{s.name} ({s.embed_dim}/{s.blocks})" for s in REGISTRY.values())
     raise InputError(
         f"checkpoint {path} is of no known SAM 2 network: first stage {embed_dim} channels wide, "

@@ -11,6 +11,11 @@ from medretrieval.segmentation.crop import Box
 
 CropPolicy = Literal["none", "body", "supports", "body+supports"]
 Pointers = Literal["equal", "rank"]
+Propagation = Literal["none", "both"]
+Keep = Literal["all", "largest"]
+Axis = Literal["index", "best"]
+Precision = Literal["float32", "bfloat16"]
+MemoryTokens = Literal["all", "pooled", "foreground"]
 Tiles = int | Literal["auto"]
 
 
@@ -25,6 +30,7 @@ class OptionChanges(TypedDict, total=False):
     threshold: float
     negatives: bool
     pointers: Pointers
+    memory: MemoryTokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +61,12 @@ class SegmentationOptions:
             frames 0, 1, ... in the order given and the query is the next frame, as
             `SAM2VideoPredictor` would have it; the last support is the nearest. No effect on a
             network without object pointers (`sam2-micro`).
+        memory: what of the supports' memories the query is compared with. "all": every token, as
+            SAM 2 does. "foreground": every token of the label and next to it, and means of 2 x 2
+            neighbours elsewhere; an approximation for many supports at a high resolution. "pooled":
+            means of 2 x 2 neighbours everywhere, a quarter of the tokens; for networks that were
+            trained with it, such as EfficientTAM's `_1`, and a coarse approximation for others.
+            `tokens` tells what they compute.
 
     Raises:
         UsageError: a value is not one of these.
@@ -68,11 +80,13 @@ class SegmentationOptions:
     threshold: float = 0.5
     negatives: bool = True
     pointers: Pointers = "equal"
+    memory: MemoryTokens = "all"
 
     def __post_init__(self) -> None:
         if not isinstance(self.crop, Box):
             _one_of("crop", self.crop, get_args(CropPolicy), " or a Box")
         _one_of("pointers", self.pointers, get_args(Pointers))
+        _one_of("memory", self.memory, get_args(MemoryTokens))
         if self.tiles != "auto" and (isinstance(self.tiles, str) or self.tiles < 1):
             raise UsageError(f"tiles {self.tiles!r}: expected 'auto' or a number, 1 or more")
         if not 0 < self.threshold < 1:
@@ -85,6 +99,40 @@ class SegmentationOptions:
         return replace(self, **changes)
 
 
+@dataclass(frozen=True, kw_only=True)
+class VolumeOptions:
+    """How the slices of a volume make one label map.
+
+    Attributes:
+        propagation: "none" (every slice by itself) or "both" (from the most confident slice
+            outwards in both directions, see `propagation.propagate`). No difference to one slice.
+        neighbours: with propagation, how many slices segmented just before are shown to the network
+            beside the supports of a slice.
+        keep: of each label, "all" that was found or only the "largest" connected component; see
+            `cleanup.largest_components`.
+        axis: "index" (slices as the index's policy has them) or "best" (across the axis whose
+            slices have the finest pixels; see `volume.slicing`).
+
+    Raises:
+        UsageError: a value is not one of these.
+    """
+
+    propagation: Propagation = "both"
+    neighbours: int = 2
+    keep: Keep = "all"
+    axis: Axis = "index"
+
+    def __post_init__(self) -> None:
+        _one_of("propagation", self.propagation, get_args(Propagation))
+        _one_of("keep", self.keep, get_args(Keep))
+        _one_of("axis", self.axis, get_args(Axis))
+        if self.neighbours < 1:
+            raise UsageError(f"neighbours {self.neighbours}: expected a whole number, 1 or more")
+
+
 def _one_of(name: str, value: Any, known: tuple[str, ...], more: str = "") -> None:
     if value not in known:
         raise UsageError(f"{name} {value!r}: expected {' or '.join(map(repr, known))}{more}")
+
+
+VOLUME_DEFAULTS = VolumeOptions()

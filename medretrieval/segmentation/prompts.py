@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isfinite
 from typing import Literal, TypeAlias, get_args
@@ -101,6 +101,30 @@ class Prompts:
         if box is not None:
             box = (width - 1 - box[2], box[1], width - 1 - box[0], box[3])
         return Prompts(positive=turn(self.positive), negative=turn(self.negative), box=box)
+
+    def resized(self, shape: tuple[int, ...], new: tuple[int, ...]) -> Prompts:
+        """The prompts on the picture of `shape` (H, W) after it is resized to `new`."""
+        x_scale, y_scale = new[1] / shape[1], new[0] / shape[0]
+        return self._moved(lambda x, y: ((x + 0.5) * x_scale - 0.5, (y + 0.5) * y_scale - 0.5))
+
+    def turned(self, shape: tuple[int, ...], orientation: str) -> Prompts:
+        """The prompts on the picture of `shape` (H, W) after `imaging.turn`."""
+        # Imported when used: the command line reads prompts before it reads images.
+        from medretrieval.imaging.orientation import turn_point
+
+        return self._moved(lambda x, y: turn_point((x, y), shape, orientation))
+
+    def _moved(self, move: Callable[[float, float], Point]) -> Prompts:
+        box = self.box
+        if box is not None:
+            # A mirror image exchanges corners.
+            (x0, y0), (x1, y1) = move(*box[:2]), move(*box[2:])
+            box = (min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1))
+        return Prompts(
+            positive=tuple(move(x, y) for x, y in self.positive),
+            negative=tuple(move(x, y) for x, y in self.negative),
+            box=box,
+        )
 
     def for_network(
         self, shape: tuple[int, int], size: int

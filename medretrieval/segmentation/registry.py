@@ -24,6 +24,7 @@ _MICRO = SegmentationOptions(
 )
 
 Normalisation = Literal["imagenet", "per-picture"]
+Architecture = Literal["sam2", "micro", "efficienttam"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,12 +36,14 @@ class SegmenterSpec:
         weights: where the weights come from: "bundled" or a Hub id.
         filename: the checkpoint's file name there.
         revision: branch, tag or commit on the Hub; "-" for bundled weights.
-        config: configuration file inside the sam2 package; None for `sam2-micro`, which
-            `medretrieval.segmentation.micro` builds.
+        architecture: what builds the network: "sam2" (the sam2 package, from `config`) or a
+            module of `medretrieval.segmentation`.
+        config: configuration file inside the sam2 package; None for other architectures.
         image_size: side of the network's square input in pixels.
         normalisation: "imagenet" (fixed mean and standard deviation) or "per-picture".
-        embed_dim: channels of the first Hiera stage.
-        blocks: number of Hiera blocks; with `embed_dim` it tells the family's members apart.
+        embed_dim: channels of the image encoder's first block.
+        blocks: number of its blocks; with `embed_dim` it tells the family's members apart, but for
+            those of one shape that were trained differently.
         parameters: number of weights, in millions.
         megabytes: size of the checkpoint file.
         options: defaults for this network.
@@ -50,6 +53,7 @@ class SegmenterSpec:
     weights: str
     filename: str
     revision: str
+    architecture: Architecture = "sam2"
     config: str | None
     image_size: int
     normalisation: Normalisation
@@ -76,6 +80,7 @@ REGISTRY: Mapping[str, SegmenterSpec] = MappingProxyType(
             weights="bundled",
             filename="sam2_micro.safetensors",
             revision="-",
+            architecture="micro",
             config=None,
             image_size=192,
             normalisation="per-picture",
@@ -102,7 +107,7 @@ REGISTRY: Mapping[str, SegmenterSpec] = MappingProxyType(
             megabytes=156,
             license="apache-2.0",
             paper=_PAPER,
-            note="also for MedSAM2 checkpoint files (trained at 512 pixels)",
+            note="",
         ),
         "sam2.1-hiera-small": SegmenterSpec(
             name="sam2.1-hiera-small",
@@ -152,6 +157,56 @@ REGISTRY: Mapping[str, SegmenterSpec] = MappingProxyType(
             paper=_PAPER,
             note="the network of RAFS; a GPU is advisable",
         ),
+        # Repository, commit, file and its size, configuration: as in public code that fetches it.
+        "medsam2": SegmenterSpec(
+            name="medsam2",
+            weights="wanglab/MedSAM2",
+            filename="MedSAM2_latest.pt",
+            revision="e4a6f35edd7e091619cbc0750f462f1574e23955",
+            config="configs/sam2.1/sam2.1_hiera_t.yaml",
+            image_size=512,
+            normalisation="imagenet",
+            embed_dim=96,
+            blocks=12,
+            parameters=38.9,
+            megabytes=156,
+            license="cc-by-sa-4.0",
+            paper="Ma et al., MedSAM2: Segment Anything in 3D Medical Images and Videos, "
+            "arXiv:2504.03600",
+            note="SAM 2.1 tiny trained on medical images; also for other MedSAM2 files",
+        ),
+        **{
+            f"efficienttam-{short}{suffix}": SegmenterSpec(
+                name=f"efficienttam-{short}{suffix}",
+                weights="yunyangx/efficient-track-anything",
+                filename=f"efficienttam_{short}{ending}.pt",
+                revision="main",
+                architecture="efficienttam",
+                config=None,
+                image_size=size,
+                normalisation="imagenet",
+                embed_dim=embed_dim,
+                blocks=12,
+                parameters=parameters,
+                megabytes=megabytes,
+                license="apache-2.0",
+                paper="Xiong et al., Efficient Track Anything, arXiv:2411.18933",
+                note=note,
+            )
+            for short, embed_dim, parameters, megabytes in (
+                ("s", 384, 34.1, 136),
+                ("ti", 192, 17.9, 72),
+            )
+            for suffix, ending, size, note in (
+                (
+                    "",
+                    "",
+                    1024,
+                    "plain transformer as encoder; with memory pooled also for _1 files",
+                ),
+                ("-512", "_512x512", 512, "the same, trained at 512 pixels"),
+            )
+        },
     }
 )
 

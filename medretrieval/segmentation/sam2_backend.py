@@ -28,8 +28,11 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from medretrieval.segmentation.bank import memory_bank
 from medretrieval.segmentation.cache import Memory
-from medretrieval.segmentation.options import Pointers
+from medretrieval.segmentation.options import MemoryTokens, Pointers, Precision
+from medretrieval.segmentation.squares import imagenet, square, square_masks
+from medretrieval.segmentation.tokens import choose, grouped
 
 # Pixels of the input along a side of one cell of the mask decoder's output.
 CELL = 4
@@ -43,15 +46,6 @@ _CLAMPED = 32.0
 Points: TypeAlias = tuple[NDArray[np.float32], NDArray[np.int32]]
 
 
-class _Frame(int):
-    """A frame number that several supports may share: a number in arithmetic, itself as a key."""
-
-    __hash__ = object.__hash__
-
-    def __eq__(self, other: object) -> bool:
-        return self is other
-
-
 @dataclass(frozen=True, eq=False)
 class Encoding:
     """The image encoder's output for one picture: feature maps and their positions, fine first.
@@ -63,13 +57,6 @@ class Encoding:
 
     maps: tuple[Tensor, ...]
     positions: tuple[Tensor, ...]
-
-
-def imagenet(pictures: Tensor) -> Tensor:
-    """(n, 3, S, S) in 0..1 -> the same with the mean and deviation of SAM 2's training."""
-    mean = pictures.new_tensor((0.485, 0.456, 0.406))[:, None, None]
-    deviation = pictures.new_tensor((0.229, 0.224, 0.225))[:, None, None]
-    return (pictures - mean) / deviation
 
 
 def weights_digest(state: dict[str, Tensor]) -> str:
@@ -112,21 +99,28 @@ def _row(value: Any, row: int) -> Any:
 
 
 class Sam2Network:
-    """A SAM 2 network in float32. Its methods may be called from several threads.
+    """A SAM 2 network. Its methods may be called from several threads.
 
     Args:
-        model: a `sam2.modeling.sam2_base.SAM2Base` with its weights, in evaluation mode.
+        model: a `sam2.modeling.sam2_base.SAM2Base` with its float32 weights, in evaluation mode.
         normalise: (n, 3, S, S) in 0..1 -> what the image encoder takes.
         digest: sha256 of the weights.
+        precision: of the matrix products and convolutions; what goes in and out is float32.
     """
 
     def __init__(
-        self, model: Any, *, normalise: Callable[[Tensor], Tensor] = imagenet, digest: str
+        self,
+        model: Any,
+        *,
+        normalise: Callable[[Tensor], Tensor] = imagenet,
+        digest: str,
+        precision: Precision = "float32",
     ) -> None:
         # More supports than SAM 2's own limit must not be dropped silently.
         model.max_cond_frames_in_attn = -1
         self.model = model.eval()
         self.digest = digest
+        self.precision = precision
         self.image_size = int(model.image_size)
         self._normalise = normalise
         # One forward at a time: torch spreads it over all cores, and sam2 changes attributes of
@@ -143,6 +137,21 @@ class Sam2Network:
         """How many pictures are best encoded in one batch."""
         return max(1, self._limit(_PIXELS) // self.image_size**2)
 
+    def own_key(self, key: str) -> str:
+        """The key of a memory that this network makes, from the one that it has in float32.
+
+        A memory made in float32 serves in every precision; one made in less serves only there.
+        """
+        if self.precision == "float32":
+            return key
+        return hashlib.sha256(f"{self.precision} {key}".encode()).hexdigest()
+
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
+        low = self.precision == "bfloat16"
+        with self._lock, torch.autocast(self.device.type, torch.bfloat16, enabled=low):
+            yield
+
     def _limit(self, table: dict[str, int]) -> int:
         return table.get(self.device.type, table["cpu"])
 
@@ -152,16 +161,16 @@ class Sam2Network:
         encodings = []
         for start in range(0, len(pictures), self.pictures_at_once):
             batch = pictures[start : start + self.pictures_at_once]
-            tensor = torch.cat([self._square(picture) for picture in batch])
-            with self._lock:
+            tensor = torch.cat([square(picture, self.image_size) for picture in batch])
+            with self._computing():
                 out = self.model.forward_image(self._normalise(tensor.to(self.device)))
             levels = self.model.num_feature_levels
             maps = out["backbone_fpn"][-levels:]
             positions = out["vision_pos_enc"][-levels:]
             encodings += [
                 Encoding(
-                    tuple(m[i : i + 1].clone() for m in maps),
-                    tuple(p[i : i + 1] for p in positions),
+                    tuple(m[i : i + 1].float().clone() for m in maps),
+                    tuple(p[i : i + 1].float() for p in positions),
                 )
                 for i in range(len(batch))
             ]
@@ -179,14 +188,21 @@ class Sam2Network:
         at_once = max(1, self._limit(_TOKENS) // (8 * self._tokens))
         memories: list[Memory] = []
         for start in range(0, len(masks), at_once):
-            batch = self._square_masks(masks[start : start + at_once]).to(self.device)
-            with self._lock:
+            batch = square_masks(masks[start : start + at_once], self.image_size).to(self.device)
+            with self._computing():
                 out = self._track_step(
                     encoding, len(batch), mask_inputs=batch, run_mem_encoder=True
                 )
-            features, pointers = out["maskmem_features"].cpu(), out["obj_ptr"].cpu()
+            features = out["maskmem_features"].float()
+            foreground = F.adaptive_max_pool2d(batch[:, 0], features.shape[-2:]) > 0
+            parts = {
+                "features": features.cpu(),
+                "pointer": out["obj_ptr"].float().cpu(),
+                "foreground": foreground.cpu(),
+            }
             memories += [
-                Memory(f.clone(), p.clone()) for f, p in zip(features, pointers, strict=True)
+                Memory(**{name: part[i].clone() for name, part in parts.items()})
+                for i in range(len(batch))
             ]
         return memories
 
@@ -198,6 +214,8 @@ class Sam2Network:
         *,
         pointers: Pointers = "equal",
         points: Sequence[Points | None] | None = None,
+        distances: Sequence[int | None] | None = None,
+        memory: MemoryTokens = "all",
     ) -> Tensor:
         """Segment a picture from memories, from points, or from both.
 
@@ -209,21 +227,25 @@ class Sam2Network:
             encoding: of the query picture.
             memories: for each of L labels its K memories (as many for every label). Without any,
                 every label needs points, and the picture is what SAM 2 calls an initial frame.
-            pointers: see `SegmentationOptions`.
+            pointers, memory: see `SegmentationOptions`.
             points: for each label its points, or None.
+            distances: for each of the K memories how many slices before the picture it is
+                (`Support.distance`), None for an annotated slice, which all are by default. What
+                lies before is to the network a frame that was tracked.
 
         Returns:
             (L, S/4, S/4) float32 logits on the CPU; S is the network's input size.
         """
         supports = len(memories[0])
         at_once = max(1, self._limit(_TOKENS) // (self._tokens * max(supports, 1)))
+        distances = [None] * supports if distances is None else distances
         logits = []
         for start in range(0, len(memories), at_once):
             batch = memories[start : start + at_once]
             asked = None if points is None else points[start : start + at_once]
-            with self._lock:
+            with self._computing():
                 if supports:
-                    low = self._from_memories(encoding, batch, pointers, asked)
+                    low = self._from_memories(encoding, batch, pointers, memory, asked, distances)
                 else:
                     low = self._from_points(encoding, asked or ())
             logits.append(low.float().cpu())
@@ -234,20 +256,24 @@ class Sam2Network:
         encoding: Encoding,
         memories: Sequence[Sequence[Memory]],
         pointers: Pointers,
+        memory: MemoryTokens,
         points: Sequence[Points | None] | None,
+        distances: Sequence[int | None],
     ) -> Tensor:
-        supports = len(memories[0])
-        # Equal distance: one frame back, on the scale that SAM 2 has in a long video. By rank: what
-        # a video of the supports and then the query would give.
-        query = 1 if pointers == "equal" else supports
-        frames = self.model.max_obj_ptrs_in_encoder if pointers == "equal" else query + 1
-        with _conditioned(self.model) as seen:
+        bank = memory_bank(self.model, memories, distances, pointers, self.device)
+        foreground = torch.stack(
+            [torch.stack([row[k].foreground for k in bank.order]) for row in memories]
+        )
+        groups = choose(foreground.to(self.device), memory)
+        # On the scale that SAM 2 has in a long video, or in the one that they make.
+        longest = self.model.max_obj_ptrs_in_encoder if pointers == "equal" else 0
+        with _conditioned(self.model) as seen, grouped(self._cross_attentions, groups):
             out = self._track_step(
                 encoding,
                 len(memories),
-                bank=self._bank(memories, pointers),
-                frame_idx=query,
-                num_frames=max(frames, 2),
+                bank=bank.frames,
+                frame_idx=bank.query,
+                num_frames=max(longest, bank.query + 1),
             )
         low: Tensor = out["pred_masks"][:, 0]
         for row, clicks in enumerate(points or ()):
@@ -287,21 +313,12 @@ class Sam2Network:
         }
 
     @property
+    def _cross_attentions(self) -> list[Any]:
+        return [layer.cross_attn_image for layer in self.model.memory_attention.layers]
+
+    @property
     def _tokens(self) -> int:
         return (self.image_size // int(self.model.backbone_stride)) ** 2
-
-    def _bank(self, memories: Sequence[Sequence[Memory]], pointers: Pointers) -> dict[int, Any]:
-        bank: dict[int, Any] = {}
-        for k in range(len(memories[0])):
-            # (L, C, h, w) and (L, D)
-            features = torch.stack([row[k].features for row in memories]).to(self.device)
-            pointer = torch.stack([row[k].pointer for row in memories]).to(self.device)
-            bank[k if pointers == "rank" else _Frame(0)] = {
-                "maskmem_features": features,
-                "maskmem_pos_enc": [self.model.memory_encoder.position_encoding(features)],
-                "obj_ptr": pointer,
-            }
-        return bank
 
     def _track_step(
         self,
@@ -310,7 +327,7 @@ class Sam2Network:
         *,
         mask_inputs: Tensor | None = None,
         point_inputs: dict[str, Tensor] | None = None,
-        bank: dict[int, Any] | None = None,
+        bank: dict[str, dict[int, Any]] | None = None,
         frame_idx: int = 0,
         num_frames: int = 1,
         run_mem_encoder: bool = False,
@@ -329,38 +346,8 @@ class Sam2Network:
             feat_sizes=sizes,
             point_inputs=point_inputs,
             mask_inputs=mask_inputs,
-            output_dict={"cond_frame_outputs": bank or {}, "non_cond_frame_outputs": {}},
+            output_dict=bank or {},
             num_frames=num_frames,
             run_mem_encoder=run_mem_encoder,
         )
         return out
-
-    def _square(self, picture: NDArray[np.uint8]) -> Tensor:
-        """(H, W[, 3]) uint8 -> (1, 3, S, S) float32 in 0..1; grey becomes three channels."""
-        tensor = torch.from_numpy(np.ascontiguousarray(picture)).float() / 255
-        tensor = tensor.expand(3, -1, -1) if tensor.ndim == 2 else tensor.permute(2, 0, 1)
-        return F.interpolate(
-            tensor[None],
-            size=(self.image_size, self.image_size),
-            mode="bilinear",
-            align_corners=False,
-            antialias=True,
-        )
-
-    def _square_masks(self, masks: Sequence[NDArray[np.bool_]]) -> Tensor:
-        """L times (H, W) bool -> (L, 1, S, S) float32 of 0 and 1, resized like `add_new_mask`."""
-        tensor = torch.from_numpy(np.stack(masks)).float()[:, None]
-        if tensor.shape[-2:] == (self.image_size, self.image_size):
-            return tensor
-        resized = F.interpolate(
-            tensor,
-            size=(self.image_size, self.image_size),
-            mode="bilinear",
-            align_corners=False,
-            antialias=True,
-        )
-        # A structure too small to fill half a pixel keeps its best pixels: a memory of a label must
-        # not turn into a memory of its absence.
-        peak = resized.amax((-2, -1), keepdim=True)
-        threshold = torch.where(peak >= 0.5, 0.5, (peak / 2).clamp(min=1e-6))
-        return (resized >= threshold).float()

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from math import log
 from typing import Any, Unpack
@@ -34,25 +33,12 @@ from medretrieval.segmentation.options import OptionChanges, SegmentationOptions
 from medretrieval.segmentation.prompts import Prompts, checked, moved, widened
 from medretrieval.segmentation.registry import SegmenterSpec
 from medretrieval.segmentation.sam2_backend import CELL, Encoding, Sam2Network
+from medretrieval.segmentation.shown import Shown
 from medretrieval.segmentation.tiles import look_in_tiles
 from medretrieval.types import Progress, Support, no_progress
 
 # Logits beyond this are certain; averaging must not let one view's -1024 outvote the other.
 _CERTAIN = 32.0
-
-
-@dataclass(frozen=True, eq=False)
-class _Shown:
-    """One support as the network sees it in one view: cropped, perhaps mirrored.
-
-    `digest` tells pictures apart; `masks` has one entry for every label wanted of it, `keys` the
-    cache key of each.
-    """
-
-    picture: NDArray[np.uint8]
-    digest: str
-    masks: dict[str, NDArray[np.bool_]]
-    keys: dict[str, str]
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +52,7 @@ class _Job:
     image: NDArray[np.uint8]
     names: dict[int, str]
     box: Box
-    views: tuple[tuple[_Shown, ...], ...]
+    views: tuple[tuple[Shown, ...], ...]
     prompts: tuple[Mapping[str, Prompts], ...]
 
     @property
@@ -237,24 +223,29 @@ class Segmenter:
         box, support_boxes = _boxes(image, supports, masks, options)
         box = widened(box, prompts.values(), image.shape[:2])
         parts = [
-            (crop(s.image, part), {name: crop(mask, part) for name, mask in row.items()})
+            (
+                crop(s.image, part),
+                {name: crop(mask, part) for name, mask in row.items()},
+                s.distance,
+            )
             for s, row, part in zip(supports, masks, support_boxes, strict=True)
         ]
-        shown_names = {name for _, row in parts for name, mask in row.items() if mask.any()}
+        shown_names = {name for _, row, _ in parts for name, mask in row.items() if mask.any()}
         rows, columns = box.pixels((image.shape[0], image.shape[1]))
         own = moved(prompts, rows, columns) or {}
         width = columns.stop - columns.start
         views, asked = [], []
         for mirrored in (False, True) if options.flips else (False,):
             view = []
-            for picture, row in parts:
+            for picture, row, distance in parts:
                 wanted = {
                     name: mask[:, ::-1] if mirrored else mask
                     for name, mask in row.items()
                     if name in shown_names and (options.negatives or mask.any())
                 }
                 if wanted:
-                    view.append(self._shown(picture[:, ::-1] if mirrored else picture, wanted))
+                    picture = picture[:, ::-1] if mirrored else picture
+                    view.append(replace(self.shown(picture, wanted), distance=distance))
             views.append(view)
             asked.append({n: p.mirrored(width) if mirrored else p for n, p in own.items()})
         if options.pointers == "equal" and views[0]:
@@ -263,31 +254,33 @@ class Segmenter:
             views = [[view[k] for k in order] for view in views]
         return _Job(image, names, box, tuple(map(tuple, views)), tuple(asked))
 
-    def _shown(self, picture: NDArray[np.uint8], masks: dict[str, NDArray[np.bool_]]) -> _Shown:
-        hasher = hashlib.sha256(
-            f"1 {self.network.digest} {self.name} {self.network.image_size} "
-            f"{picture.shape}".encode()
-        )
-        hasher.update(picture.tobytes())
-        keys = {}
-        for name, mask in masks.items():
-            one = hasher.copy()
-            one.update(np.packbits(mask).tobytes())
-            keys[name] = one.hexdigest()
-        return _Shown(picture, hasher.hexdigest(), masks, keys)
+    def shown(self, picture: NDArray[np.uint8], masks: Mapping[str, NDArray[np.bool_]]) -> Shown:
+        """A support as this network sees it, with the keys of its memories."""
+        network = f"{self.network.digest} {self.name} {self.network.image_size}"
+        return Shown.of(picture, masks, network=network)
 
     def _memories(
         self, jobs: Sequence[_Job], progress: Progress = no_progress
     ) -> dict[str, Memory]:
-        """Every memory that the jobs need, by key: from the cache or computed and cached."""
+        """Every memory that the jobs need, by key."""
+        supports = (shown for job in jobs for view in job.views for shown in view)
+        return self.memories(supports, progress=progress)
+
+    def memories(
+        self, supports: Iterable[Shown], *, progress: Progress = no_progress
+    ) -> dict[str, Memory]:
+        """Every memory of some supports, by key: from the cache or computed and cached."""
         memories: dict[str, Memory] = {}
         # By picture, so that a slice is encoded once however many labels and queries need it.
         missing: dict[str, tuple[NDArray[np.uint8], dict[str, NDArray[np.bool_]]]] = {}
-        for shown in (shown for job in jobs for view in job.views for shown in view):
+        passing: set[str] = set()
+        for shown in supports:
+            if shown.distance is not None:
+                passing.update(shown.keys.values())
             for name, key in shown.keys.items():
                 if key in memories:
                     continue
-                found = self.cache.get(key)
+                found = self.cache.get(key) or self.cache.get(self.network.own_key(key))
                 if found is not None:
                     memories[key] = found
                     continue
@@ -301,8 +294,10 @@ class Segmenter:
             for (_, masks), encoding in zip(batch, encodings, strict=True):
                 made = self.network.remember(encoding, list(masks.values()))
                 for key, memory in zip(masks, made, strict=True):
-                    memories[key] = memory
-                    self.cache.put(key, memory)
+                    # A mask that was only just found is hardly ever met again.
+                    memories[key] = self.cache.put(
+                        self.network.own_key(key), memory, on_disk=key not in passing
+                    )
             progress(min(start + step, len(todo)), len(todo), "encoding supports")
         return memories
 
@@ -338,7 +333,12 @@ class Segmenter:
                 side = self.network.image_size
                 points = [None if p is None else p.for_network(size, side) for p in asked]
                 low = self.network.segment(
-                    encoding, wanted, pointers=options.pointers, points=points
+                    encoding,
+                    wanted,
+                    pointers=options.pointers,
+                    points=points,
+                    distances=[view[k].distance for k in supports],
+                    memory=options.memory,
                 )
                 # As SAM2VideoPredictor: from the decoder's resolution to the picture's directly.
                 full = F.interpolate(low[:, None], size=size, mode="bilinear", align_corners=False)
@@ -373,7 +373,7 @@ def _boxes(
         return options.crop, [options.crop] * len(supports)
     bodily = options.crop in ("body", "body+supports")
     around = [
-        _body(picture) if bodily else WHOLE for picture in (image, *(s.image for s in supports))
+        body_part(picture) if bodily else WHOLE for picture in (image, *(s.image for s in supports))
     ]
     part = WHOLE
     if options.crop in ("supports", "body+supports"):
@@ -387,7 +387,7 @@ def _boxes(
     return query, others
 
 
-def _body(picture: NDArray[np.uint8]) -> Box:
+def body_part(picture: NDArray[np.uint8]) -> Box:
     """The part of a picture (H, W[, 3]) that shows the body, see `body_box`."""
     rows, columns = body_box(picture)
     height, width = picture.shape[:2]

@@ -25,7 +25,7 @@ from medretrieval.segmentation.options import Tiles
 from medretrieval.segmentation.prompts import Prompts, moved
 from medretrieval.types import Progress, Support, no_progress
 
-WIDTH = 2.0  # cells of the decoder's grid that a structure is given across, if it can be
+WIDTH = 1.5  # cells of the decoder's grid that a structure is given across, at least
 MOST = 5  # tiles along a side that "auto" takes; the time grows with the square
 OVERLAP = 0.25  # part of a tile's side that it shares with the next
 MARGIN = 0.25  # around the supports' structures, as a fraction of their extent
@@ -123,7 +123,10 @@ def tiles_for(widths: Sequence[float]) -> int:
         widths: `thickness` on the supports; those that do not show it (0) do not count.
     """
     shown = [width for width in widths if width > 0]
-    return ceil(min(WIDTH / float(np.median(shown)), MOST) - 1e-9) if shown else 1
+    if not shown:
+        return 1
+    width = max(float(np.median(shown)), WIDTH / MOST)
+    return ceil(WIDTH / width - 1e-9)
 
 
 def grid(count: int, inside: Box) -> tuple[Box, ...]:

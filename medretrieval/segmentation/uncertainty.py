@@ -17,7 +17,7 @@ from medretrieval.segmentation.options import OptionChanges
 from medretrieval.types import Progress, Support, no_progress
 
 if TYPE_CHECKING:
-    from medretrieval.segmentation.volume import BatchSegmenter
+    from medretrieval.segmentation.members import BatchSegmenter
 
 
 def _stack(maps: Sequence[NDArray[Any]]) -> NDArray[np.float32]:

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
-from typing import Any, Protocol, TypeAlias, Unpack
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any, TypeAlias, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from medretrieval.errors import UsageError
-from medretrieval.imaging.geometry import extract, insert, slice_axis
+from medretrieval.imaging.geometry import extract, finest_plane, insert, slice_axis
 from medretrieval.imaging.orientation import AS_STORED, turn, turn_back
 from medretrieval.imaging.slices import make_slices
+from medretrieval.segmentation.cleanup import largest_components
 from medretrieval.segmentation.labels import SliceSegmentation, merge, vocabulary
-from medretrieval.segmentation.options import OptionChanges
+from medretrieval.segmentation.members import BatchSegmenter as BatchSegmenter
+from medretrieval.segmentation.members import Member, segment_members
+from medretrieval.segmentation.options import VOLUME_DEFAULTS, OptionChanges, VolumeOptions
+from medretrieval.segmentation.prompts import Prompts
+from medretrieval.segmentation.propagation import Found, propagate
 from medretrieval.types import (
+    Grid,
     LabelVolume,
     Progress,
     Slice,
@@ -30,26 +37,9 @@ from medretrieval.types import (
 _CHUNK = 16
 _CERTAIN = 32.0
 
-_Member: TypeAlias = tuple[Slice, Sequence[Support]]
+_Segmented: TypeAlias = tuple[Member, SliceSegmentation]
 # voxel index, label map, names of its values
 _Found: TypeAlias = tuple[int, NDArray[Any], Mapping[int, str]]
-
-
-class BatchSegmenter(Protocol):
-    """What segments slices: a `Segmenter`, a baseline, or a stand-in for them."""
-
-    @property
-    def name(self) -> str: ...
-
-    def segment_batch(
-        self,
-        images: Sequence[NDArray[np.uint8]],
-        supports: Sequence[Sequence[Support]],
-        *,
-        labels: Sequence[str] | None = None,
-        progress: Progress = no_progress,
-        **changes: Unpack[OptionChanges],
-    ) -> list[SliceSegmentation]: ...
 
 
 def segment_volume(
@@ -58,9 +48,11 @@ def segment_volume(
     choose: Callable[[Slice], Sequence[Support]],
     segmenter: BatchSegmenter,
     *,
+    how: VolumeOptions = VOLUME_DEFAULTS,
     labels: Sequence[str] | None = None,
     indices: Iterable[int] | None = None,
     orientation: str = AS_STORED,
+    prompts: Mapping[int, Mapping[str, Prompts]] | None = None,
     progress: Progress = no_progress,
     **changes: Unpack[OptionChanges],
 ) -> LabelVolume:
@@ -69,15 +61,21 @@ def segment_volume(
     Args:
         volume: the image.
         policy: how its slices are made; the one of the index that the supports come from.
-        choose: gives the supports for a slice; none leaves the slice background.
+        choose: gives the supports for a slice; none leaves the slice background, unless it has
+            prompts.
         segmenter: what `load_segmenter` returns.
+        how: how the slices make a volume. With propagation the supports and logits of all slices
+            are held in memory; without it those of a few.
         labels: names of those wanted; default is all that any support has. A label that the
             supports of some slice do not know is absent there.
         indices: slices to segment, by voxel index along the sliced axis; default is all. The
             others stay background.
         orientation: how slices are turned before they are given to `choose` and segmented, one of
             `imaging.ORIENTATIONS`; their label maps are turned back.
-        progress: told after every slice.
+        prompts: points and boxes for single slices, by voxel index along the sliced axis and then
+            by label, in pixels of the slice at full size as `imaging.extract` displays it.
+        progress: told after every slice, and with propagation after every slice of either
+            direction. What it raises, such as `Cancelled`, ends the segmentation.
         **changes: options for `Segmenter.segment`.
 
     Returns:
@@ -87,52 +85,156 @@ def segment_volume(
 
     Raises:
         UsageError: no slice has a support, a label that no support has, a slice that does not
-            exist.
+            exist, prompts for a slice or a label that is not segmented.
         InputError: a support that cannot be used.
     """
-    axis = slice_axis(volume.grid, policy.axis)
-    wanted = range(volume.grid.shape[axis]) if indices is None else list(indices)
-    found: list[_Found] = []
-    chunk: list[_Member] = []
+    cut = _Cut(volume, slicing(policy, volume.grid, how), orientation)
+    wanted = range(cut.count) if indices is None else list(dict.fromkeys(indices))
+    pointed = _checked(prompts or {}, wanted, labels)
     known: set[str] = set()
     passed = 0
 
-    def flush() -> None:
+    def step(done: int, total: int, message: str) -> None:
         nonlocal passed
+        passed += 1
+        progress(passed, len(wanted), f"{message} slices")
 
-        def step(done: int, total: int, message: str) -> None:
-            nonlocal passed
-            passed += 1
-            progress(passed, len(wanted), f"{message} slices")
+    def members() -> Iterator[Member]:
+        for piece in cut.slices(wanted):
+            own = cut.seen(piece, pointed.get(piece.index, {}))
+            member = Member(piece, choose(piece), own)
+            known.update(member.labels)
+            if member.labels if labels is None else member.labels & set(labels):
+                yield member
+            else:
+                step(1, 1, "segmenting")
 
-        for names, members in _by_labels(chunk, labels).items():
-            results = segmenter.segment_batch(
-                [piece.image for piece, _ in members],
-                [supports for _, supports in members],
-                labels=names,
-                progress=step,
-                **changes,
-            )
-            for (piece, _), result in zip(members, results, strict=True):
-                stored = extract(volume.voxels, volume.grid, axis, piece.index)
-                rows, columns = turn(stored, orientation).shape[:2]
-                mask = turn_back(_full_size(result, (rows, columns)), orientation)
-                found.append((piece.index, mask, result.names))
-        chunk.clear()
+    if how.propagation == "both" and len(wanted) > 1:
+        # What is only looked for to start from needs no closer look.
+        quick: OptionChanges = {**changes, "closer": False}
+        slices = _slice_wise(members(), segmenter, labels, step, quick)
+        slices = _propagated(slices, segmenter, how.neighbours, progress, changes)
+    else:
+        slices = _slice_wise(members(), segmenter, labels, step, changes)
+    found = [
+        (member.piece.index, cut.stored(member.piece, result), result.names)
+        for member, result in slices
+    ]
+    _check_known(known, labels)
+    whole = _assemble(volume, cut.axis, found)
+    return largest_components(whole) if how.keep == "largest" else whole
 
-    for made in make_slices(volume, policy, indices=wanted):
-        piece = replace(made, image=np.ascontiguousarray(turn(made.image, orientation)))
-        supports = choose(piece)
-        names = _names(supports)
-        known |= names
-        if names if labels is None else names & set(labels):
-            chunk.append((piece, supports))
-        else:
-            passed += 1
-            progress(passed, len(wanted), "segmenting slices")
-        if len(chunk) == _CHUNK:
-            flush()
-    flush()
+
+def slicing(policy: SlicePolicy, grid: Grid, how: VolumeOptions) -> SlicePolicy:
+    """The policy that slices of a volume are made with: that of the index, or along another axis.
+
+    The supports stay slices of the index. Retrieval compares pictures, whatever axis they were cut
+    along, so other slices find supports that look alike where the index has such; an index whose
+    cases are all cut across one plane has none of another.
+
+    Args:
+        policy: of the index.
+        grid: of the volume.
+        how: whose `axis` decides; the finest plane is that of `imaging.finest_plane`.
+    """
+    if how.axis == "index":
+        return policy
+    return replace(policy, axis=finest_plane(grid, policy.axis))
+
+
+@dataclass(frozen=True, eq=False)
+class _Cut:
+    """Slices of a volume as the segmenter sees them, and the way back."""
+
+    volume: Volume
+    policy: SlicePolicy
+    orientation: str
+
+    @property
+    def axis(self) -> int:
+        return slice_axis(self.volume.grid, self.policy.axis)
+
+    @property
+    def count(self) -> int:
+        return self.volume.grid.shape[self.axis]
+
+    def slices(self, indices: Sequence[int]) -> Iterator[Slice]:
+        for made in make_slices(self.volume, self.policy, indices=indices):
+            yield replace(made, image=np.ascontiguousarray(turn(made.image, self.orientation)))
+
+    def seen(self, piece: Slice, prompts: Mapping[str, Prompts]) -> dict[str, Prompts]:
+        """Prompts on the slice as displayed at full size -> the same on `piece`."""
+        reduced = turn_back(piece.image, self.orientation).shape
+        return {
+            label: one.resized(self._shape(piece), reduced).turned(reduced, self.orientation)
+            for label, one in prompts.items()
+        }
+
+    def stored(self, piece: Slice, result: SliceSegmentation) -> NDArray[Any]:
+        """Label map of `piece` -> (H, W) of the slice as displayed at full size."""
+        full = np.empty(self._shape(piece), np.bool_)
+        rows, columns = turn(full, self.orientation).shape
+        return turn_back(_full_size(result, (rows, columns)), self.orientation)
+
+    def _shape(self, piece: Slice) -> tuple[int, int]:
+        rows, columns = extract(self.volume.voxels, self.volume.grid, self.axis, piece.index).shape[
+            :2
+        ]
+        return rows, columns
+
+
+def _slice_wise(
+    members: Iterator[Member],
+    segmenter: BatchSegmenter,
+    labels: Sequence[str] | None,
+    step: Progress,
+    changes: OptionChanges,
+) -> Iterator[_Segmented]:
+    """Segment every slice from its own supports, a chunk of slices at a time."""
+    while chunk := list(islice(members, _CHUNK)):
+        for names, group in _by_labels(chunk, labels).items():
+            results = segment_members(segmenter, group, names, step, changes)
+            yield from zip(group, results, strict=True)
+
+
+def _propagated(
+    slices: Iterable[_Segmented],
+    segmenter: BatchSegmenter,
+    neighbours: int,
+    progress: Progress,
+    changes: OptionChanges,
+) -> Iterator[_Segmented]:
+    """The slices of a volume after what was found on each has helped on the next ones."""
+    found = [Found(member, result) for member, result in slices]
+    found.sort(key=lambda slice_: slice_.member.piece.index)
+    propagate(found, segmenter, neighbours=neighbours, progress=progress, changes=changes)
+    for slice_ in found:
+        yield slice_.member, slice_.result()
+
+
+def _checked(
+    prompts: Mapping[int, Mapping[str, Prompts]],
+    wanted: Sequence[int],
+    labels: Sequence[str] | None,
+) -> Mapping[int, Mapping[str, Prompts]]:
+    """Refuse prompts that would have no effect."""
+    astray = sorted(set(prompts) - set(wanted))
+    if astray:
+        raise UsageError(
+            f"prompts for slice {astray[0]}, which is not segmented; expected one of the slices "
+            f"{', '.join(map(str, wanted))}"
+        )
+    named = {label for own in prompts.values() for label in own}
+    if labels is not None and not named <= set(labels):
+        raise UsageError(
+            f"prompts for {min(named - set(labels))!r}, which is not among the labels asked for: "
+            f"{', '.join(labels)}"
+        )
+    return prompts
+
+
+def _check_known(known: set[str], labels: Sequence[str] | None) -> None:
+    """Refuse labels that no slice knows."""
     if not known:
         raise UsageError("no slice has a support with a label; give at least one annotated slice")
     unknown = sorted(set(labels or ()) - known)
@@ -141,23 +243,17 @@ def segment_volume(
             f"no support has a label {', '.join(map(repr, unknown))}; the supports have: "
             f"{', '.join(sorted(known))}"
         )
-    return _assemble(volume, axis, found)
-
-
-def _names(supports: Sequence[Support]) -> set[str]:
-    return {name for s in supports for value, name in s.names.items() if value != 0}
 
 
 def _by_labels(
-    chunk: Sequence[_Member], labels: Sequence[str] | None
-) -> dict[tuple[str, ...] | None, list[_Member]]:
-    """Slices by which of the wanted labels their supports know; None stands for all of them."""
-    groups: dict[tuple[str, ...] | None, list[_Member]] = {}
-    for member in chunk:
+    members: Sequence[Member], labels: Sequence[str] | None
+) -> dict[tuple[str, ...] | None, list[Member]]:
+    """Slices by which of the wanted labels they know; None stands for all of them."""
+    groups: dict[tuple[str, ...] | None, list[Member]] = {}
+    for member in members:
         names = None
         if labels is not None:
-            have = _names(member[1])
-            names = tuple(label for label in labels if label in have)
+            names = tuple(label for label in labels if label in member.labels)
         groups.setdefault(names, []).append(member)
     return groups
 

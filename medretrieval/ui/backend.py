@@ -20,8 +20,8 @@ from medretrieval import pipeline
 from medretrieval.demo import Demo, DemoQuery, open_demo
 from medretrieval.errors import UsageError
 from medretrieval.imaging import make_slices, read_volume, slice_axis
-from medretrieval.imaging.orientation import AS_STORED
 from medretrieval.segmentation.registry import DEFAULT_SEGMENTER
+from medretrieval.segmentation.uncertainty import Agreement
 from medretrieval.types import (
     Hit,
     Match,
@@ -103,12 +103,29 @@ class Opened:
         row = self.index.store.row(hit.volume_id, match.slice_index)
         if not self.index.store.has_mask(row):
             return None
+        return self._item(row, self.index.store.support(row, score=match.score))
+
+    def _item(self, row: int, support: Support) -> CartItem:
+        volume_id, _, number = support.key.rpartition(":")
+        store = self.index.store
         return CartItem(
             key=self.cart_key(row),
             row_id=row,
-            support=self.index.store.support(row, score=match.score),
-            title=f"{hit.volume_id} \u00b7 slice {match.slice_index}",
+            support=support,
+            title=f"{volume_id} \u00b7 slice {number}",
+            modality=store.modality[row],
+            region=store.region[row],
         )
+
+    def recognised(self, support: Support) -> CartItem | None:
+        """An annotated slice from elsewhere, as the one of this index that it is; None if none."""
+        volume_id, _, number = support.key.rpartition(":")
+        try:
+            row = self.index.store.row(volume_id, int(number))
+            own = self.index.store.support(row, score=support.score)
+        except (ValueError, UsageError):  # no number, no such slice, or not annotated
+            return None
+        return self._item(row, own) if same_content(own, support) else None
 
     def cart_key(self, row: int) -> str:
         """The key in the support set of a row of this index."""
@@ -131,6 +148,15 @@ class Opened:
             "embedder": dataclasses.asdict(m.embedder),
             "policy": dataclasses.asdict(m.slices),
         }
+
+
+def same_content(one: Support, other: Support) -> bool:
+    """Whether two supports show the same picture, with the same labels on it."""
+    return (
+        np.array_equal(one.image, other.image)
+        and np.array_equal(one.mask, other.mask)
+        and dict(one.names) == dict(other.names)
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -248,17 +274,17 @@ class Backend:
                     "page on your own machine to search your own index"
                 )
         # Build the demo outside of the lock of its index, so that both show their progress.
-        paths = [
-            self.demo(progress).index
-            if part == DEMO
-            else Path(self._listed.get(part, part)).expanduser()
-            for part in parts
-        ]
+        paths = [self._folder(part, progress) for part in parts]
         return self._once.get(
             f"index {key}",
             lambda _: self._open(key, paths, synthetic=set(parts) == {DEMO}),
             progress,
         )
+
+    def _folder(self, part: str, progress: Progress = no_progress) -> Path:
+        if part == DEMO:
+            return self.demo(progress).index
+        return Path(self._listed.get(part, part)).expanduser()
 
     def _parts(self, key: str) -> list[str]:
         """The indexes that are opened together under `key`, which separates them by commas."""
@@ -302,24 +328,47 @@ class Backend:
         volume: Volume,
         *,
         segmenter: str = DEFAULT_SEGMENTER,
-        support_k: int = pipeline.DEFAULT_SUPPORT_K,
-        supports: Sequence[Support] | None = None,
-        labels: Sequence[str] | None = None,
-        indices: Sequence[int] | None = None,
-        orientation: str = AS_STORED,
         progress: Progress = no_progress,
+        **options: Any,
     ) -> pipeline.Segmentation:
         """Segment with a shared segmenter; arguments as for `pipeline.segment`."""
+        model = self._segmenter(segmenter)
         return pipeline.segment(
-            self.open(key).index,
-            volume,
-            segmenter=self._segmenter(segmenter),
-            support_k=support_k,
-            supports=supports,
-            labels=labels,
-            indices=indices,
-            orientation=orientation,
-            progress=progress,
+            self.open(key).index, volume, segmenter=model, progress=progress, **options
+        )
+
+    def agreement(
+        self,
+        key: str,
+        volume: Volume,
+        *,
+        segmenter: str = DEFAULT_SEGMENTER,
+        progress: Progress = no_progress,
+        **options: Any,
+    ) -> Agreement:
+        """Leave supports out with a shared segmenter; arguments as for `pipeline.agreement`."""
+        model = self._segmenter(segmenter)
+        return pipeline.agreement(
+            self.open(key).index, volume, segmenter=model, progress=progress, **options
+        )
+
+    def append(self, key: str, out: Path, *options: Any, **more: Any) -> Path:
+        """Write a new version of an index; arguments as for `index.append_slices`.
+
+        Raises:
+            UsageError: this page may not write folders, or the index is not a single folder.
+        """
+        from medretrieval.index import append_slices
+
+        parts = self._parts(key)
+        if not self.allow_paths or len(parts) != 1:
+            raise UsageError(
+                "only a page on your own machine writes a new version, and of a single index; "
+                "download the support set instead"
+            )
+        opened = self.open(key)
+        return append_slices(
+            self._folder(parts[0]), out, *options, embedder=opened.index.embedder, **more
         )
 
     def _segmenter(self, name: str) -> Any:

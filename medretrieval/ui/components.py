@@ -7,27 +7,16 @@ from typing import Any
 
 import gradio as gr
 
-from medretrieval.pipeline import DEFAULT_SUPPORT_K
 from medretrieval.retrieval.feedback import Feedback
 from medretrieval.retrieval.modes import MODES
-from medretrieval.segmentation.registry import DEFAULT_SEGMENTER
 from medretrieval.types import RESEARCH_ONLY
 from medretrieval.ui import content, text, words
 from medretrieval.ui.backend import DEMO, Backend
 from medretrieval.ui.options_panel import SearchOptions
-from medretrieval.ui.pictures import Palette
+from medretrieval.ui.segment_panel import SegmentColumn, cards
 from medretrieval.ui.session import Session
 
 KEPT_SECONDS = 3600  # of a visitor's images and files after their last use
-
-# One listener on the root of a list of cards, as the cards inside are drawn again on each change.
-CARDS_SCRIPT = """
-element.addEventListener('click', (event) => {
-  const button = event.target.closest('button[data-action]');
-  if (button && !button.disabled)
-    trigger('click', { action: button.dataset.action, key: button.dataset.key });
-});
-"""
 
 # A native dialog holds the focus and closes on Escape by itself.
 ENLARGE_SCRIPT = """
@@ -39,7 +28,7 @@ element.addEventListener('click', (event) => {
 """
 
 
-class Components(SearchOptions):
+class Components(SearchOptions, SegmentColumn):
     """The components of the page, each an attribute by its name; made inside of a `gr.Blocks`.
 
     State that belongs to a visitor is in `gr.State`; `backend` is shared and read-only.
@@ -55,6 +44,8 @@ class Components(SearchOptions):
         # What was just made, until it is known to belong to what the visitor looks at now.
         self.new_found = gr.State(None, time_to_live=KEPT_SECONDS)
         self.new_outcome = gr.State(None, time_to_live=KEPT_SECONDS)
+        self.run = gr.State(None, time_to_live=KEPT_SECONDS)  # what can be cancelled
+        self.corner = gr.State(None, time_to_live=KEPT_SECONDS)  # of a box that is being drawn
         self.explaining = gr.State(None, time_to_live=KEPT_SECONDS)  # the hit that is explained
         gr.HTML(text.header(RESEARCH_ONLY))
         with gr.Row(elem_id="mr-columns"):
@@ -63,7 +54,7 @@ class Components(SearchOptions):
             with gr.Column(min_width=320):
                 self._search_column()
             with gr.Column(min_width=320):
-                self._segment_column()
+                self._segment_column(backend)
         gr.HTML(text.footer(RESEARCH_ONLY))
 
     def session(self) -> list[Any]:
@@ -72,9 +63,6 @@ class Components(SearchOptions):
 
     def _own_indexes(self) -> bool:
         return self._backend.allow_paths
-
-    def _cards(self, name: str, value: str) -> gr.HTML:
-        return gr.HTML(value, js_on_load=CARDS_SCRIPT, elem_id=f"mr-{name}")
 
     def _image_column(self) -> None:
         gr.HTML(text.step(1, "Your image"))
@@ -86,7 +74,7 @@ class Components(SearchOptions):
         with gr.Accordion(
             "Examples", open=True, elem_id="mr-examples-panel"
         ) as self.examples_panel:
-            self.examples = self._cards(
+            self.examples = cards(
                 "examples",
                 text.placeholder("Being prepared", "The first start takes a minute or two."),
             )
@@ -164,112 +152,13 @@ class Components(SearchOptions):
         self._search_options()
         self.search = gr.Button("Find similar cases", variant="primary", elem_id="mr-search")
         with gr.Row(visible=False, elem_id="mr-chips-panel") as self.chips_panel:
-            self.chips = self._cards("chips", "")
+            self.chips = cards("chips", "")
             self.again = gr.Button(
                 "Search again", variant="primary", size="sm", min_width=110, elem_id="mr-again"
             )
         self.search_status = gr.HTML("", elem_id="mr-search-status")
-        self.hits = self._cards(
+        self.hits = cards(
             "hits", text.placeholder("No results yet", "Similar annotated cases are listed here.")
         )
         self.why = gr.HTML("", elem_id="mr-why")
         self.maps = gr.HTML("", js_on_load=ENLARGE_SCRIPT, elem_id="mr-maps")
-
-    def _segment_column(self) -> None:
-        gr.HTML(text.step(3, "Segment from annotated slices"))
-        self.cart_view = self._cards("cart", content.cart_cards((), Palette({})))
-        with gr.Row():
-            self.add_all = gr.Button(
-                "Add all results", size="sm", min_width=100, elem_id="mr-add-all"
-            )
-            self.clear = gr.Button("Empty the set", size="sm", min_width=100, elem_id="mr-clear")
-        with gr.Accordion("Add your own annotated image", open=False):
-            with gr.Row():
-                self.own_image = gr.File(
-                    label="Image", height=96, min_width=120, elem_id="mr-own-image"
-                )
-                self.own_mask = gr.File(
-                    label="Mask", height=96, min_width=120, elem_id="mr-own-mask"
-                )
-            self.own_names = gr.Textbox(
-                label="Names of the mask values",
-                placeholder="1=liver, 2=spleen",
-                elem_id="mr-own-names",
-            )
-            self.own_add = gr.Button("Add to the support set", size="sm", elem_id="mr-own-add")
-        with gr.Accordion("More options", open=False):
-            self.structures = gr.Dropdown(
-                [],
-                multiselect=True,
-                label="Structures",
-                info="Empty: all that the annotated slices show.",
-                elem_id="mr-structures",
-            )
-            self.support_k = gr.Slider(
-                1,
-                16,
-                DEFAULT_SUPPORT_K,
-                step=1,
-                label="Annotated slices to find for each slice",
-                info="While the support set is empty.",
-                buttons=[],
-            )
-            self.segmenter = gr.Dropdown(
-                [(f"{row['name']} ({row['status']})", row["name"])
-                 for row in self._backend.segmenters()],
-                value=DEFAULT_SEGMENTER,
-                label="Segmenter",
-                info="sam2-micro is small and trained on synthetic images only.",
-                elem_id="mr-segmenter",
-            )  # fmt: skip
-        with gr.Row():
-            self.segment_slice = gr.Button(
-                "Segment this slice", variant="primary", min_width=140, elem_id="mr-segment-slice"
-            )
-            self.segment_volume = gr.Button(
-                "Segment all slices", min_width=140, elem_id="mr-segment-volume"
-            )
-        self.segment_status = gr.HTML("", elem_id="mr-segment-status")
-        self.result = gr.HTML(
-            text.placeholder("No segmentation yet", "The mask is shown over your image."),
-            elem_id="mr-result",
-        )
-        with gr.Column(visible=False) as self.result_tools:
-            self.result_slice = gr.Slider(
-                0, 1, 0, step=1, label="Slice", buttons=[], elem_id="mr-result-slice"
-            )
-            with gr.Row():
-                self.opacity = gr.Slider(
-                    0,
-                    100,
-                    70,
-                    step=5,
-                    label="Opacity, %",
-                    min_width=100,
-                    buttons=[],
-                    elem_id="mr-opacity",
-                )
-                self.wipe = gr.Slider(
-                    0,
-                    100,
-                    0,
-                    step=1,
-                    label="Wipe, %",
-                    min_width=100,
-                    buttons=[],
-                    elem_id="mr-wipe",
-                )
-            self.side = gr.Checkbox(
-                False, label="Show the plain image beside it", elem_id="mr-side-by-side"
-            )
-            self.legend = gr.HTML("", elem_id="mr-legend")
-        with gr.Row():
-            small: dict[str, Any] = {"size": "sm", "interactive": False, "min_width": 100}
-            self.mask_file = gr.DownloadButton("Mask (NIfTI)", elem_id="mr-mask-file", **small)
-            self.picture_file = gr.DownloadButton(
-                "Mask (PNG)", visible=False, elem_id="mr-picture-file", **small
-            )
-            self.hits_file = gr.DownloadButton("Results (CSV)", elem_id="mr-hits-file", **small)
-            self.settings_file = gr.DownloadButton(
-                "Settings (JSON)", elem_id="mr-settings-file", **small
-            )

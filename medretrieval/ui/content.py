@@ -17,7 +17,7 @@ from medretrieval.types import Hit, Match, SlicePolicy
 from medretrieval.ui import pictures, text, words
 from medretrieval.ui.backend import Example, Opened
 from medretrieval.ui.pictures import Palette
-from medretrieval.ui.session import Cart, Found, Outcome, Props, Query
+from medretrieval.ui.session import Cart, Found, Props, Query
 
 WINDOWS = {
     "As the index sees it": "",
@@ -81,34 +81,11 @@ def sliders(count: int) -> dict[str, Props]:
 
 def view(query: Query, policy: SlicePolicy, window: str, index: int) -> str:
     """One slice of the query, large."""
-    return text.stage(_stage(query, policy, window, index))
+    return text.stage(plain(query, policy, window, index))
 
 
-def result(
-    query: Query, outcome: Outcome, policy: SlicePolicy, window: str, index: int, colours: Palette
-) -> str:
-    """One slice of the query under its mask, beside the plain slice where the page wants both."""
-    names = outcome.segmentation.labels.names
-    mask = outcome.mask(policy, index)
-    over = pictures.overlay(mask, names, colours.with_names(names.values()))
-    shown = ", ".join(names.get(int(v), str(v)) for v in np.unique(mask) if v) or "nothing"
-    base = _stage(query, policy, window, index)
-    return text.stage(
-        text.Stage(
-            image=base.image,
-            aspect=base.aspect,
-            alt=f"{base.alt} Segmented on it: {shown}.",
-            edges=base.edges,
-            note=base.note
-            if mask.any()
-            else f"{base.note} · no structure found on it".lstrip(" ·"),
-            overlay=over,
-        ),
-        comparison=True,
-    )
-
-
-def _stage(query: Query, policy: SlicePolicy, window: str, index: int) -> text.Stage:
+def plain(query: Query, policy: SlicePolicy, window: str, index: int) -> text.Stage:
+    """One slice of the query with nothing over it."""
     grid = query.volume.grid
     axis = slice_axis(grid, policy.axis)
     shown = query.view(policy, window or policy.window, index)

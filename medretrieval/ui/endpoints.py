@@ -1,91 +1,62 @@
-"""The page for programs: its endpoints, which are MCP tools as well."""
+"""The page for programs: its endpoints of searching, which are MCP tools as well."""
 
 from __future__ import annotations
 
-import logging
-from types import TracebackType
 from typing import Any
 
 import gradio as gr
 
-from medretrieval.errors import MedRetrievalError, UsageError
+from medretrieval.errors import UsageError
 from medretrieval.imaging.orientation import AS_STORED
-from medretrieval.pipeline import DEFAULT_SUPPORT_K
 from medretrieval.retrieval.aggregation import DEFAULT_SIGMA
 from medretrieval.retrieval.feedback import Feedback
 from medretrieval.retrieval.filters import Filters
 from medretrieval.retrieval.rerank import LOCALIZED_SLICES
 from medretrieval.retrieval.selection import Selection
-from medretrieval.segmentation.registry import DEFAULT_SEGMENTER
-from medretrieval.ui import exports, words
-from medretrieval.ui.actions import Actions
+from medretrieval.ui.answering import HEAVY, Answering, Answers, named, number_input, text_input
 from medretrieval.ui.backend import DEMO
 from medretrieval.ui.options import Wanted
-from medretrieval.ui.wiring import INTERNAL, stored
-
-logger = logging.getLogger(__name__)
 
 
-class Endpoints:
-    """The endpoints; made inside of a `gr.Blocks`.
-
-    Args:
-        cache: the server's folder for uploads and downloads.
-    """
-
-    def __init__(self, actions: Actions, *, cache: str) -> None:
-        self._actions = actions
-        self._backend = actions.backend
-        self._cache = cache
-        self._connect()
+class Endpoints(Answers):
+    """The endpoints of searching; made inside of a `gr.Blocks`."""
 
     def _connect(self) -> None:
-        heavy: dict[str, Any] = {"concurrency_id": "models", "concurrency_limit": 2}
         with gr.Column(visible=False):
             file, label_map = gr.File(label="file"), gr.File(label="label_map")
-            index, number = _text(DEMO, "index"), _number(None, "slice_index")
+            index, number = text_input(DEMO, "index"), number_input(None, "slice_index")
             labels, names = gr.JSON([], label="labels"), gr.JSON({}, label="label_names")
-            mode, k = _text("rerank", "mode"), _number(5, "k")
+            mode, k = text_input("rerank", "mode"), number_input(5, "k")
             # In the order of the arguments of `search`.
             options = [
                 gr.JSON([], label="slices"),
-                _text("", "structure"),
+                text_input("", "structure"),
                 label_map,
                 names,
-                _text("", "sample"),
-                _number(0, "seed"),
-                _text("", "modality"),
-                _text("", "region"),
+                text_input("", "sample"),
+                number_input(0, "seed"),
+                text_input("", "modality"),
+                text_input("", "region"),
                 labels,
                 gr.JSON({}, label="where"),
-                _text("", "patient"),
-                _text("", "exclude_patient"),
+                text_input("", "patient"),
+                text_input("", "exclude_patient"),
                 gr.JSON([], label="like"),
                 gr.JSON([], label="unlike"),
-                _text(AS_STORED, "orientation"),
+                text_input(AS_STORED, "orientation"),
                 gr.Number(DEFAULT_SIGMA, label="sigma"),
-                _number(None, "candidates"),
-                _number(LOCALIZED_SLICES, "top"),
+                number_input(None, "candidates"),
+                number_input(LOCALIZED_SLICES, "top"),
                 gr.JSON([], label="also"),
             ]
-            support_k = _number(DEFAULT_SUPPORT_K, "support_k")
-            segmenter = _text(DEFAULT_SEGMENTER, "segmenter")
-            turned = _text(AS_STORED, "orientation")
-            answer, mask, button = gr.JSON(label="result"), gr.File(label="mask"), gr.Button()
+            answer, button = gr.JSON(label="result"), gr.Button()
         button.click(self.indexes, None, answer, api_name="indexes")
         button.click(
             self.search,
             [file, index, mode, k, number, *options],
             answer,
             api_name="search",
-            **heavy,
-        )
-        button.click(
-            self.segment,
-            [file, index, labels, number, support_k, segmenter, turned],
-            [mask, answer],
-            api_name="segment",
-            **heavy,
+            **HEAVY,
         )
 
     def indexes(self) -> list[dict[str, str]]:
@@ -161,7 +132,7 @@ class Endpoints:
         with Answering():
             volume = self._actions.read_upload(file)
             opened = self._backend.open(index)
-            given = _named(label_names)
+            given = named(label_names)
             read = self._actions.read_map(label_map, volume, given, opened) if label_map else None
             result = self._actions.search_with(
                 opened,
@@ -195,54 +166,6 @@ class Endpoints:
             )
         return result.to_json()
 
-    def segment(
-        self,
-        file: str,
-        index: str = DEMO,
-        labels: list[str] | None = None,
-        slice_index: int | None = None,
-        support_k: int = DEFAULT_SUPPORT_K,
-        segmenter: str = DEFAULT_SEGMENTER,
-        orientation: str = AS_STORED,
-    ) -> tuple[str, dict[str, Any]]:
-        """Segment an image from the most similar annotated slices of an index.
-
-        Args:
-            file: PNG, JPEG, TIFF, NIfTI, DICOM file, or zip of a DICOM series.
-            index: key of an index, as listed by /indexes.
-            labels: names of the structures wanted; default all that the slices found show.
-            slice_index: segment this slice alone, counted from 0; default all.
-            support_k: annotated slices found for each slice of the image.
-            segmenter: name of the segmenter.
-            orientation: how slices are turned before, as for /search; the mask is turned back.
-
-        Returns:
-            The label map as NIfTI on the grid of the image, and what was found.
-        """
-        with Answering():
-            volume = self._actions.read_upload(file)
-            self._backend.open(index)
-            made = self._actions.run_segmenter(
-                index,
-                volume,
-                segmenter=segmenter,
-                support_k=int(support_k),
-                supports=None,
-                labels=labels or None,
-                indices=None if slice_index is None else [int(slice_index)],
-                orientation=orientation or AS_STORED,
-            )
-            data = exports.nifti_bytes(made.labels)
-        return stored(exports.MASK_FILE, data, self._cache), made.to_json()
-
-
-def _text(value: str, name: str) -> gr.Textbox:
-    return gr.Textbox(value, label=name)
-
-
-def _number(value: int | None, name: str) -> gr.Number:
-    return gr.Number(value, precision=0, label=name)
-
 
 def _first_and_last(slices: list[int] | None) -> tuple[int, int] | None:
     if not slices:
@@ -250,28 +173,3 @@ def _first_and_last(slices: list[int] | None) -> tuple[int, int] | None:
     if len(slices) != 2 or not all(isinstance(number, int) for number in slices):
         raise UsageError(f"slices is {slices}; expected the first and the last, such as [20, 45]")
     return slices[0], slices[1]
-
-
-def _named(names: dict[str, str] | None) -> dict[int, str] | None:
-    if not names:
-        return None
-    return words.label_names(",".join(f"{value}={name}" for value, name in names.items()))
-
-
-class Answering:
-    """Errors of an endpoint as messages for its caller, never as tracebacks."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if isinstance(error, MedRetrievalError):
-            raise gr.Error(str(error), print_exception=False) from None
-        if isinstance(error, Exception):
-            logger.error("an endpoint failed", exc_info=error)
-            raise gr.Error(INTERNAL, print_exception=False) from None

@@ -21,6 +21,10 @@ KINDS = {
     "contribution": "Bright: what makes the two slices similar; the mean is their similarity.",
     "match": "Bright: what looks like some part of the other slice.",
 }
+UNITS = {
+    "contribution": "contribution to the similarity",
+    "match": "similarity to the most similar part",
+}
 SIDE = 320
 
 
@@ -67,7 +71,8 @@ def maps(query: Query, found: Found, opened: Opened, hit: Hit, match: Match) -> 
             ),
         )
     )
-    return f'<div class="mr-two">{shown}</div><p>{escape(KINDS[heat.kind])}</p>'
+    scale = text.scale(pictures.gradient(), f"{both[0]:.2g}", f"{both[1]:.2g}", UNITS[heat.kind])
+    return f'<div class="mr-two">{shown}</div>{scale}<p>{escape(KINDS[heat.kind])}</p>'
 
 
 def _swapped(orientation: str) -> bool:

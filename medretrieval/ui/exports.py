@@ -6,12 +6,17 @@ File names and contents are neutral: nothing of the upload's name or header is i
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 
 from medretrieval import __version__
 from medretrieval.imaging import write_labels
@@ -20,6 +25,8 @@ from medretrieval.ui.session import Cart, Found, Outcome, Query
 
 HITS_FILE = "medretrieval-hits.csv"
 SETTINGS_FILE = "medretrieval-settings.json"
+AGREEMENT_FILE = "medretrieval-agreement.png"
+SUPPORTS_FILE = "medretrieval-support-set.zip"
 MASK_FILE = "medretrieval-mask.nii.gz"
 PICTURE_MASK_FILE = "medretrieval-mask.png"
 
@@ -127,11 +134,21 @@ def settings_json(
             "scope": outcome.scope,
             "query_slice": outcome.slice_index,
             "supports_from": "support set" if outcome.cart else "retrieval for each slice",
-            "support_k": None if outcome.cart else outcome.support_k,
+            "support_k": None if outcome.cart else outcome.asked.support_k,
             "orientation": outcome.orientation,
+            "options": outcome.asked.to_json(),
+            "corrections": corrections(outcome),
             **outcome.segmentation.to_json(),
         }
     return json.dumps(data, indent=2, ensure_ascii=False) + "\n"
+
+
+def corrections(outcome: Outcome) -> list[dict[str, Any]]:
+    """The edits of every corrected slice, in pixels of the slice as displayed."""
+    return [
+        {"slice": index, "edits": [dataclasses.asdict(edit) for edit in held.edits]}
+        for index, held in outcome.corrected.items()
+    ]
 
 
 def nifti_bytes(labels: LabelVolume) -> bytes:
@@ -142,6 +159,13 @@ def nifti_bytes(labels: LabelVolume) -> bytes:
 def png_bytes(labels: LabelVolume) -> bytes | None:
     """The mask of a picture as PNG, label numbers as grey values; None for anything else."""
     return None if labels.grid.spacing_known else _written(labels, PICTURE_MASK_FILE)
+
+
+def grey_bytes(values: NDArray[np.floating[Any]]) -> bytes:
+    """A map of numbers from 0 to 1, (H, W), as a grey PNG."""
+    buffer = io.BytesIO()
+    Image.fromarray(np.round(values * 255).astype(np.uint8)).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def _written(labels: LabelVolume, name: str) -> bytes:

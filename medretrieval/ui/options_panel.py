@@ -51,7 +51,7 @@ class SearchOptions:
                 setattr(self, PREFIX + name, number)
                 setattr(self, f"{PREFIX}{name}_here", button)
         with gr.Column(visible=False) as self.opt_map_group:
-            self.opt_map = gr.File(label="Label map of your image", height=84, elem_id="mr-opt-map")
+            self.opt_map = gr.File(label="Label map of your image", height=96, elem_id="mr-opt-map")
             self.opt_names = gr.Textbox(
                 label="Names of its values",
                 info="Empty: the names of the index. Set them before you upload.",

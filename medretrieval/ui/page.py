@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from medretrieval.pipeline import Segmentation
-from medretrieval.types import Support, Volume
+from medretrieval.types import Progress, Volume, no_progress
 from medretrieval.ui.actions import Actions
 from medretrieval.ui.backend import Backend
 from medretrieval.ui.components import KEPT_SECONDS, Components
+from medretrieval.ui.connecting import reporting
 from medretrieval.ui.endpoints import Endpoints
-from medretrieval.ui.wiring import Wiring, reporting
+from medretrieval.ui.endpoints_masks import MaskEndpoints
+from medretrieval.ui.wiring import Wiring
 
 try:
     import spaces
@@ -27,47 +28,45 @@ MAX_UPLOAD = os.environ.get("MEDRETRIEVAL_MAX_UPLOAD", "600mb")
 SESSIONS = 40  # whose state is held in memory at the same time
 
 
-def segmenting(backend: Backend) -> Callable[..., Segmentation]:
-    """`backend.segment`, on ZeroGPU in the process that has the GPU.
+def on_device(
+    method: Callable[..., Any], passes: Callable[[Volume, Mapping[str, Any]], int]
+) -> Callable[..., Any]:
+    """A method of the backend, on ZeroGPU in the process that has the GPU.
 
-    What goes there and comes back can be pickled; the progress bar is found again there.
+    What goes there and comes back can be pickled; the progress bar is found again there, but what
+    cancels the work is not: it then ends as if it had not been cancelled, and is dropped.
+
+    Args:
+        method: takes the key of an index, an image and options.
+        passes: about how many pictures go through a network.
     """
+    if spaces is None:
+        return method
 
-    def duration(_key: str, volume: Volume, *options: Any) -> int:
-        *_, indices, _orientation = options
-        slices = max(volume.grid.shape) if indices is None else len(indices)
-        return min(20 + slices, 240)
+    def duration(_key: str, volume: Volume, options: Mapping[str, Any]) -> int:
+        return min(20 + passes(volume, options), 240)
 
-    def work(
-        key: str,
-        volume: Volume,
-        segmenter: str,
-        support_k: int,
-        supports: Sequence[Support] | None,
-        labels: Sequence[str] | None,
-        indices: Sequence[int] | None,
-        orientation: str,
-    ) -> Segmentation:
-        return backend.segment(
-            key,
-            volume,
-            segmenter=segmenter,
-            support_k=support_k,
-            supports=supports,
-            labels=labels,
-            indices=indices,
-            orientation=orientation,
-            progress=reporting(gr.Progress()),
-        )
+    def work(key: str, volume: Volume, options: Mapping[str, Any]) -> Any:
+        return method(key, volume, **options, progress=reporting(gr.Progress()))
 
-    if spaces is not None:
-        work = spaces.GPU(duration=duration)(work)
+    work = spaces.GPU(duration=duration)(work)
 
-    def segment(key: str, volume: Volume, **options: Any) -> Segmentation:
-        names = ("segmenter", "support_k", "supports", "labels", "indices", "orientation")
-        return work(key, volume, *(options[name] for name in names))
+    def run(key: str, volume: Volume, *, progress: Progress = no_progress, **options: Any) -> Any:
+        return work(key, volume, options)
 
-    return segment
+    return run
+
+
+def slices(volume: Volume, options: Mapping[str, Any]) -> int:
+    """How many slices are segmented, at most."""
+    indices = options.get("indices")
+    return max(volume.grid.shape) if indices is None else len(indices)
+
+
+def supports(volume: Volume, options: Mapping[str, Any]) -> int:
+    """How many annotated slices are left out."""
+    given = options.get("supports")
+    return int(options.get("support_k", 0)) if given is None else len(given)
 
 
 class Page:
@@ -75,7 +74,12 @@ class Page:
 
     def __init__(self, backend: Backend) -> None:
         cache = gr.utils.get_upload_folder()
-        self.actions = Actions(backend, uploads=cache, segment=segmenting(backend))
+        self.actions = Actions(
+            backend,
+            uploads=cache,
+            segment=on_device(backend.segment, slices),
+            agreement=on_device(backend.agreement, supports),
+        )
         with gr.Blocks(
             title="medretrieval",
             analytics_enabled=False,
@@ -86,6 +90,7 @@ class Page:
             self.wiring = Wiring(self.parts, self.actions, cache=cache)
             self.wiring.connect(self.blocks.load)
             Endpoints(self.actions, cache=cache)
+            MaskEndpoints(self.actions, cache=cache)
 
 
 class Headers:

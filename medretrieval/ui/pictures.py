@@ -9,10 +9,13 @@ import base64
 import io
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+
+from medretrieval.retrieval.figures import colours
 
 RGB = tuple[int, int, int]
 
@@ -31,6 +34,7 @@ COLOURS: tuple[RGB, ...] = (
     (255, 150, 140),
 )
 FILL_ALPHA = 120  # of 255, inside a contour; the contour itself is opaque
+HEAT_ALPHA = 190
 DISPLAY_SIDE = 512  # overlays are drawn at least this large, so that contours stay thin
 
 
@@ -105,6 +109,27 @@ def overlay(
     return picture
 
 
+def heat(values: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
+    """Numbers as a transparent picture in the colours of `gradient`; 0 is left clear.
+
+    Args:
+        values: (H, W), 0..1.
+
+    Returns:
+        (H, W, 4) uint8 RGBA.
+    """
+    picture = np.empty((*values.shape, 4), np.uint8)
+    picture[..., :3] = colours(values, 0.0, 1.0)
+    picture[..., 3] = np.where(values > 0, HEAT_ALPHA, 0)
+    return picture
+
+
+def gradient(steps: int = 9) -> list[str]:
+    """The colours of heat maps from the lowest to the highest number, for CSS."""
+    shown = colours(np.linspace(0, 1, steps), 0.0, 1.0)
+    return [f"rgb({red} {green} {blue})" for red, green, blue in shown.tolist()]
+
+
 def thumbnail(
     image: NDArray[np.uint8],
     mask: NDArray[np.generic] | None = None,
@@ -134,10 +159,10 @@ def thumbnail(
         columns = ((np.arange(width) + 0.5) * mask.shape[1] / width).astype(np.intp)
         small = mask[rows[:, None], columns[None, :]]
         edge = outline(small)
-        colours = palette or Palette.of((names or {}).values())
+        shown = palette or Palette.of((names or {}).values())
         for value in np.unique(small[edge]):
             name = (names or {}).get(int(value), f"label {value}")
-            picture[edge & (small == value)] = colours[name]
+            picture[edge & (small == value)] = shown[name]
     ground = np.zeros((side, side, 3), np.uint8)
     top, left = (side - height) // 2, (side - width) // 2
     ground[top : top + height, left : left + width] = picture

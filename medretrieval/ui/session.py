@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import uuid
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from medretrieval.errors import InputError, UsageError
+from medretrieval.errors import UsageError
 from medretrieval.imaging import make_slices, slice_axis
 from medretrieval.imaging.orientation import AS_STORED
 from medretrieval.pipeline import Segmentation
 from medretrieval.retrieval.feedback import Feedback
 from medretrieval.retrieval.filters import Filters
+from medretrieval.segmentation.prompts import Edit
 from medretrieval.types import (
+    UNKNOWN,
     Hit,
     LabelVolume,
     Match,
@@ -25,9 +28,16 @@ from medretrieval.types import (
     Support,
     Volume,
 )
+from medretrieval.ui.asked import Asked
+from medretrieval.ui.corrections import (
+    Corrected,
+    changed,
+    named_as,
+    slice_of,
+    with_names,
+    with_slice,
+)
 from medretrieval.ui.options import ANY_ORIENTATION, Wanted
-
-PAIR_SLICES = 8  # of an uploaded annotated volume, so many slices become supports
 
 
 def _token() -> str:
@@ -156,17 +166,27 @@ class CartItem:
     """An annotated slice in the support set.
 
     Attributes:
-        key: "<index>/<row>" for a slice of an index, "own/<hash>" for an uploaded one.
-        row_id: row of the index; None for an uploaded pair.
+        key: "<index>/<row>" for a slice of an index; "own/...", "set/..." or "corrected/..." for
+            one of an uploaded pair, of an uploaded support set, and of the image itself.
+        row_id: row of the index; None for any other.
+        modality, region: of the case, where they are known.
     """
 
     key: str
     support: Support
     title: str
     row_id: int | None = None
+    modality: str = UNKNOWN
+    region: str = UNKNOWN
 
 
 Cart = tuple[CartItem, ...]
+
+
+def set_item(support: Support) -> CartItem:
+    """A slice of an uploaded support set as an item; the same content has the same key."""
+    digest = hashlib.sha256(support.image.tobytes() + support.mask.tobytes()).hexdigest()[:16]
+    return CartItem(key=f"set/{digest}", support=support, title=support.key)
 
 
 def add_to_cart(cart: Cart, items: Iterable[CartItem]) -> Cart:
@@ -177,65 +197,51 @@ def add_to_cart(cart: Cart, items: Iterable[CartItem]) -> Cart:
     return tuple(merged.values())
 
 
+def replace_in_cart(cart: Cart, item: CartItem) -> Cart:
+    """The cart with an item, in the place of the one of the same key if there is one."""
+    merged = {held.key: held for held in cart}
+    return tuple({**merged, item.key: item}.values())
+
+
 def remove_from_cart(cart: Cart, key: str) -> Cart:
     """The cart without the item `key` (unchanged if it holds none)."""
     return tuple(item for item in cart if item.key != key)
 
 
-def own_pair(volume: Volume, labels: LabelVolume, policy: SlicePolicy) -> list[CartItem]:
-    """Supports from the visitor's own annotated image: its labelled slices, at most 8, spread out.
-
-    Raises:
-        InputError: nothing is labelled.
-    """
-    axis = slice_axis(volume.grid, policy.axis)
-    across = tuple(a for a in range(3) if a != axis)
-    labelled = np.flatnonzero((labels.voxels != 0).any(axis=across))
-    if not len(labelled):
-        raise InputError(
-            "the mask is empty: every voxel is 0. Expected a label map in which structures have "
-            "the values 1, 2, ...; upload another mask"
-        )
-    if len(labelled) > PAIR_SLICES:
-        labelled = labelled[np.linspace(0, len(labelled) - 1, PAIR_SLICES).round().astype(int)]
-    pair = _token()[:8]
+def own_items(supports: Iterable[Support]) -> list[CartItem]:
+    """Slices of the visitor's own annotated image as items of the support set."""
     return [
         CartItem(
-            key=f"own/{pair}/{part.index}",
-            support=Support(
-                image=part.image,
-                mask=part.mask,
-                names=names_on(part.mask, labels.names),
-                key=f"own-{pair}:{part.index}",
-            ),
-            title=f"own pair · slice {part.index}",
+            key=f"own/{support.key}",
+            support=support,
+            title=f"own pair \u00b7 slice {support.key.rpartition(':')[2]}",
         )
-        for part in make_slices(volume, policy, labels=labels, indices=labelled.tolist())
-        if part.mask is not None
+        for support in supports
     ]
-
-
-def names_on(mask: np.typing.NDArray[Any], names: Mapping[int, str]) -> dict[int, str]:
-    """Names of the labels that occur in `mask`; "label_<value>" where there is none."""
-    return {
-        int(value): names.get(int(value), f"label_{value}")
-        for value in np.unique(mask)
-        if value != 0
-    }
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Outcome:
-    """A finished segmentation, and what it was made from."""
+    """A finished segmentation, what it was made from, and what was corrected since.
+
+    Attributes:
+        query: token of the query.
+        scope: "slice" or "volume".
+        supports: the support set, None where the supports were retrieved.
+        cart: keys of the support set; empty where there was none.
+        corrected: what was changed, by slice.
+    """
 
     segmentation: Segmentation
-    query: str  # token
+    query: str
     index: str
-    scope: str  # "slice" or "volume"
+    scope: str
     slice_index: int | None
-    cart: tuple[str, ...]  # keys; empty where the supports were retrieved for each slice
-    support_k: int
+    cart: tuple[str, ...]
+    asked: Asked = field(default_factory=Asked)
+    supports: tuple[Support, ...] | None = None
     orientation: str = AS_STORED  # in which the slices were segmented
+    corrected: Mapping[int, Corrected] = field(default_factory=dict)
 
     def fits(self, query: Query, index: str) -> bool:
         """Whether this was made of the same image with the same index."""
@@ -243,11 +249,74 @@ class Outcome:
 
     def mask(self, policy: SlicePolicy, index: int) -> np.typing.NDArray[Any]:
         """(H, W) label map of one slice at its full size, in display convention."""
-        from medretrieval.imaging import extract
+        labels = self.segmentation.labels
+        return slice_of(labels, slice_axis(labels.grid, policy.axis), index)
 
-        grid = self.segmentation.labels.grid
-        axis = slice_axis(grid, policy.axis)
-        return extract(self.segmentation.labels.voxels, grid, axis, index)
+    def edits(self, index: int) -> tuple[Edit, ...]:
+        """The corrections of one slice."""
+        return self.corrected[index].edits if index in self.corrected else ()
+
+    def with_edits(
+        self,
+        policy: SlicePolicy,
+        index: int,
+        edits: tuple[Edit, ...],
+        made: LabelVolume | None = None,
+    ) -> Outcome:
+        """The same with other corrections of one slice.
+
+        Args:
+            edits: all corrections of the slice; none takes them back.
+            made: the slice segmented with them, on the same grid. The labels of the corrections
+                are taken from it, other labels stay as they were.
+        """
+        labels = self.segmentation.labels
+        axis = slice_axis(labels.grid, policy.axis)
+        held = self.corrected.get(index)
+        before = slice_of(labels, axis, index) if held is None else held.before
+        names, mask = dict(labels.names), before
+        if made is not None:
+            names = with_names(names, made.names.values())
+            found = named_as(slice_of(made, axis, index), made.names, names)
+            prompted = {edit.label for edit in edits}
+            mask = changed(before, found, [v for v, name in names.items() if name in prompted])
+        corrected = Corrected(before=before, edits=edits) if edits else None
+        return self._with(axis, index, mask, names, corrected)
+
+    def keeping(self, former: Outcome, policy: SlicePolicy) -> Outcome:
+        """The same with the slices that were corrected in a former mask of the same image.
+
+        A slice that was now segmented by itself is not one of them.
+        """
+        kept = self
+        for index, held in former.corrected.items():
+            if index == self.slice_index:
+                continue
+            labels, old = kept.segmentation.labels, former.segmentation.labels
+            axis = slice_axis(labels.grid, policy.axis)
+            names = with_names(labels.names, old.names.values())
+            mask = named_as(slice_of(old, axis, index), old.names, names)
+            corrected = Corrected(before=slice_of(labels, axis, index), edits=held.edits)
+            kept = kept._with(axis, index, mask, names, corrected)
+        return kept
+
+    def _with(
+        self,
+        axis: int,
+        index: int,
+        mask: np.typing.NDArray[Any],
+        names: Mapping[int, str],
+        corrected: Corrected | None,
+    ) -> Outcome:
+        labels = with_slice(self.segmentation.labels, axis, index, mask, names)
+        rest = {k: v for k, v in self.corrected.items() if k != index}
+        if corrected is not None:
+            rest[index] = corrected
+        return replace(
+            self,
+            segmentation=replace(self.segmentation, labels=labels),
+            corrected=dict(sorted(rest.items())),
+        )
 
 
 class Props(dict[str, Any]):

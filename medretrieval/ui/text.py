@@ -14,6 +14,15 @@ from medretrieval.imaging.geometry import display_axes, orientation
 from medretrieval.types import Grid, Match
 from medretrieval.ui.pictures import Palette, data_uri
 
+# How the agreement of leave-one-out masks is to be read.
+AGREEMENT = (
+    "The slice was segmented again with each of its annotated slices left out in turn. An "
+    "agreement of 1 says that the mask is always the same. The lower it is, the more the mask "
+    "depends on a single annotated slice, and the less it can be trusted. Masks can also agree and "
+    "be wrong together."
+)
+# What an evaluation found of it; None as long as there is no number.
+AGREEMENT_MEASURED: str | None = None
 PLANES = ("sagittal", "coronal", "axial")
 # First letter: the edge at the top; second: the edge at the left (of the patient).
 EDGES = {"axial": "A R", "coronal": "S R", "sagittal": "S A"}
@@ -77,6 +86,7 @@ class Stage:
     edges: str = ""  # letters at the top and the left edge, e.g. "A R"; empty if unknown
     note: str = ""
     overlay: NDArray[np.uint8] | None = None
+    marks: str = ""  # further elements over it, as HTML, placed in percent of its extent
 
 
 def stage(shown: Stage, *, comparison: bool = False) -> str:
@@ -99,8 +109,23 @@ def stage(shown: Stage, *, comparison: bool = False) -> str:
         return f'<div class="mr-stage{kind}">{fit}{letters}{note}</div>'
 
     if not comparison:
-        return frame(plain + over)
-    return f'<div class="mr-pair">{frame(plain, " mr-plain")}{frame(plain + over)}</div>'
+        return frame(plain + over + shown.marks)
+    return (
+        f'<div class="mr-pair">{frame(plain, " mr-plain")}{frame(plain + over + shown.marks)}</div>'
+    )
+
+
+def scale(colours: Sequence[str], low: str, high: str, meaning: str) -> str:
+    """What the colours of a map mean: a bar from the lowest to the highest number.
+
+    Args:
+        colours: CSS colours, equally far apart.
+    """
+    return (
+        f'<div class="mr-scale"><span>{escape(low)}</span>'
+        f'<i style="background:linear-gradient(to right,{",".join(colours)})"></i>'
+        f"<span>{escape(high)}</span><span>{escape(meaning)}</span></div>"
+    )
 
 
 def placeholder(title: str, hint: str) -> str:

@@ -2,27 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-import html
-import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
 
-from medretrieval.errors import MedRetrievalError
-from medretrieval.retrieval.feedback import Feedback
-from medretrieval.types import Progress
-from medretrieval.ui import panel, text
-from medretrieval.ui.actions import Actions
-from medretrieval.ui.components import Components
-from medretrieval.ui.session import Download, Props, Session
-
-logger = logging.getLogger(__name__)
-
-INTERNAL = "Internal error: the page failed at this, which is not the fault of your image."
-PROGRESS = gr.Progress()
+from medretrieval.ui import panel
+from medretrieval.ui.connecting import SIZE, from_values, with_session
+from medretrieval.ui.wiring_masks import CARTS, FILES, UNSEGMENTED, MaskWiring
 
 OPACITY_SCRIPT = "v => document.documentElement.style.setProperty('--mr-opacity', v / 100)"
 REVEAL_SCRIPT = """() => {
@@ -32,12 +20,9 @@ REVEAL_SCRIPT = """() => {
 WIPE_SCRIPT = "v => document.documentElement.style.setProperty('--mr-wipe', v + '%')"
 
 # Names of parts that change together.
-FILES = "mask_file picture_file hits_file settings_file"
 ABOUT = "about embedders"
-UNSEGMENTED = "outcome result result_tools segment_status"
 SLIDERS = "viewer slice result_slice window"
 EXAMPLES = "feedback chips chips_panel"
-CARTS = "cart cart_view hits segment_status structures settings_file"
 IMAGE_OPTIONS = "opt_slices opt_first opt_last opt_sample opt_structure opt_map"
 INDEX_OPTIONS = (
     "opt_modality opt_region opt_labels opt_column opt_value opt_patient opt_without opt_also"
@@ -48,62 +33,18 @@ SHOWN_OPTIONS = (
 )
 
 
-def reporting(progress: gr.Progress) -> Progress:
-    """The page's progress bar as the library's progress callback."""
-
-    def report(done: int, total: int, message: str) -> None:
-        progress((done, total), desc=message)
-
-    return report
-
-
-SIZE = len(dataclasses.fields(Session))  # how many components make up a session
-
-
-def from_values(values: Sequence[Any]) -> Session:
-    """The visitor's session from the values of `Components.session`."""
-    query, found, cart, outcome, feedback, index = values
-    return Session(
-        query=query,
-        found=found,
-        cart=cart or (),
-        outcome=outcome,
-        feedback=feedback or Feedback(),
-        index=index or "",
-    )
-
-
-def with_session(action: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
-    """An action on a session, called with the values that make one up, then its others."""
-    return lambda *values, **extra: action(from_values(values[:SIZE]), *values[SIZE:], **extra)
-
-
-def stored(name: str, data: bytes, folder: str) -> str:
-    """Write a file for download; `folder` is the server's cache, which it cleans after a while."""
-    return str(gr.processing_utils.save_bytes_to_cache(data, name, folder))
-
-
-class Wiring:
-    """Connects the components with the actions.
-
-    Args:
-        cache: the server's folder for uploads and downloads.
-    """
-
-    def __init__(self, parts: Components, actions: Actions, *, cache: str) -> None:
-        self._parts = parts
-        self._actions = actions
-        self._cache = cache
+class Wiring(MaskWiring):
+    """Connects all components with the actions."""
 
     def connect(self, load: Callable[..., Any]) -> None:
         """Connect everything; `load` is the event of a visitor's arrival."""
         page = self._parts
-        self._session = page.session()
         self._image(load)
         self._options()
         self._search()
         self._support()
         self._mask()
+        self._correct()
         for control, script in ((page.opacity, OPACITY_SCRIPT), (page.wipe, WIPE_SCRIPT)):
             control.input(None, control, None, js=script, api_visibility="private")
         page.why.change(None, None, None, js=REVEAL_SCRIPT, api_visibility="private")
@@ -193,7 +134,8 @@ class Wiring:
             searched = self.on(
                 button.click, with_session(act.find),
                 [*self._session, page.mode, page.k, page.slice, *page.options()],
-                "new_found", "search_status", shown=page.hits, progress=True, heavy=True,
+                "new_found found hits why maps hits_file", "search_status", shown=page.hits,
+                progress=True, heavy=True, failed=act.unfound(),
             )  # fmt: skip
             self.on(
                 searched.then, with_session(act.show_found),
@@ -222,114 +164,3 @@ class Wiring:
             "maps explaining", "search_status", shown=page.maps, progress=True, heavy=True,
         )  # fmt: skip
         self.on(page.chips.click, unjudged, shown, f"hits {EXAMPLES}", "search_status", event=True)
-
-    def _support(self) -> None:
-        act, page = self._actions, self._parts
-        shown = [*self._session, page.slice]
-
-        def taken_out(event: gr.EventData, *values: Any) -> dict[str, Any]:
-            return act.remove(from_values(values[:SIZE]), values[SIZE], event.key)
-
-        self.on(page.add_all.click, with_session(act.add_hits), shown, CARTS, "segment_status")
-        self.on(page.clear.click, with_session(act.empty), shown, CARTS, "segment_status")
-        self.on(page.cart_view.click, taken_out, shown, CARTS, "segment_status", event=True)
-        self.on(
-            page.own_add.click, with_session(act.add_own),
-            [*shown, page.own_image, page.own_mask, page.own_names],
-            f"{CARTS} own_image own_mask", "segment_status", shown=page.cart_view,
-            spent=["own_image", "own_mask"],
-        )  # fmt: skip
-
-    def _mask(self) -> None:
-        act, page = self._actions, self._parts
-        options = [page.slice, page.segmenter, page.support_k, page.structures]
-        for scope, button in (("slice", page.segment_slice), ("volume", page.segment_volume)):
-            segmented = self.on(
-                button.click, with_session(functools.partial(act.segment, scope=scope)),
-                [*self._session, *options], "new_outcome", "segment_status", shown=page.result,
-                progress=True, heavy=True,
-            )  # fmt: skip
-            self.on(
-                segmented.then, with_session(act.show_outcome),
-                [*self._session, page.window, page.slice, page.new_outcome],
-                f"new_outcome outcome result result_tools result_slice legend {FILES}",
-                "segment_status",
-            )  # fmt: skip
-
-    def on(
-        self,
-        trigger: Callable[..., Any],
-        action: Callable[..., dict[str, Any]],
-        inputs: Sequence[Any],
-        outputs: str,
-        status: str,
-        *,
-        shown: Any = None,
-        event: bool = False,
-        progress: bool = False,
-        heavy: bool = False,
-        spent: Sequence[str] = (),
-        **options: Any,
-    ) -> Any:
-        """Run `action` on `trigger`; errors go to the status line, never as a traceback.
-
-        Args:
-            outputs: names of the parts that the action may change, besides `status`.
-            shown: the part over which a progress bar or spinner is drawn; none by default.
-            event, progress: whether the action wants the event first, the progress callback last.
-            heavy: it runs a network; few of these run at the same time.
-            spent: uploads to take away when the action fails, as their files are deleted.
-        """
-
-        def run(*values: Any, **extra: Any) -> Any:
-            try:
-                return self.updates(action(*values, **extra)) or gr.skip()
-            except MedRetrievalError as error:
-                message = str(error)
-            except Exception:
-                logger.exception("an action of the page failed")
-                message = INTERNAL
-            message = message[:1].upper() + message[1:]
-            # The page takes this message as HTML.
-            # Of a table only the sentence before it, as its columns need the width of the page.
-            gr.Warning(html.escape(message.partition("\n")[0]), title="This did not work")
-            failed = {getattr(self._parts, status): text.status("error", message)}
-            return failed | {getattr(self._parts, name): None for name in spent}
-
-        def plain(*values: Any) -> Any:
-            return run(*values)
-
-        def with_event(event: gr.EventData, *values: Any) -> Any:
-            return run(event, *values)
-
-        def with_progress(*values: Any, progress: gr.Progress = PROGRESS) -> Any:
-            return run(*values, progress=reporting(progress))
-
-        return trigger(
-            with_event if event else with_progress if progress else plain,
-            list(inputs),
-            [getattr(self._parts, name) for name in dict.fromkeys([*outputs.split(), status])],
-            show_progress="hidden" if shown is None else "full",
-            show_progress_on=shown,
-            concurrency_id="models" if heavy else None,
-            concurrency_limit=2 if heavy else 8,
-            api_visibility="private",
-            **options,
-        )
-
-    def updates(self, updates: Mapping[str, Any]) -> dict[Any, Any]:
-        """What an action says by the names of the parts, as the server wants it."""
-        return {getattr(self._parts, name): self._update(value) for name, value in updates.items()}
-
-    def _update(self, value: Any) -> Any:
-        if isinstance(value, Props):
-            return gr.update(**value)
-        if isinstance(value, Download):
-            offered = value.content is not None
-            path = (
-                stored(value.name, value.content, self._cache)
-                if value.content is not None
-                else None
-            )
-            return gr.update(value=path, interactive=offered, visible=value.visible)
-        return value

@@ -10,7 +10,7 @@ from medretrieval.retrieval.selection import DEFAULT_SAMPLE, runs
 from medretrieval.types import UNKNOWN, Hit, Localization, Match, Volume
 from medretrieval.ui import options
 from medretrieval.ui.options import Wanted
-from medretrieval.ui.session import Found, Outcome
+from medretrieval.ui.session import CartItem, Found, Outcome
 
 # In the order in which they are offered.
 MODES = {
@@ -233,11 +233,54 @@ def segmented_line(outcome: Outcome, slices: int, *, meaningless: bool = False) 
     if outcome.cart:
         by = "from the support set"
     line = f"Segmented {what} {by}, {_took(made.seconds)} with {made.segmenter}."
+    corrected = list(outcome.corrected)
+    if corrected:
+        line += f" Corrected by you: slice{'' if len(corrected) == 1 else 's'} {runs(corrected)}."
     if outcome.orientation != AS_STORED:
         line += " It was turned for that as for the search, and its mask turned back."
     if meaningless:
         line += " Those slices are synthetic: on a real image the mask has no meaning."
     return line
+
+
+def odd_supports(items: Iterable[CartItem], found: Found | None) -> str:
+    """That annotated slices show something else than what is most similar to the image, or nothing.
+
+    Args:
+        items: annotated slices that the visitor chose.
+        found: what was found for the image.
+    """
+    hits = () if found is None else found.result.hits
+    similar = {part for hit in hits for part in (hit.modality, hit.region)}
+    odd = [
+        item
+        for item in items
+        if hits
+        and not {part for part in (item.modality, item.region) if part != UNKNOWN} <= similar
+    ]
+    if not odd:
+        return ""
+    shows = ", ".join(sorted({f"{item.modality} {item.region}" for item in odd}))
+    what = "a slice" if len(odd) == 1 else f"{len(odd)} slices"
+    return (
+        f"The support set has {what} of another kind ({shows}) than the cases most similar to your "
+        "image; a mask made from them is unlikely to be right."
+    )
+
+
+def unsuitable(volume: Volume, modalities: Iterable[str]) -> str:
+    """That an index has nothing of the modality of an image, or nothing.
+
+    Args:
+        modalities: those of the index.
+    """
+    known = set(modalities) - {UNKNOWN}
+    if volume.modality == UNKNOWN or not known or volume.modality in known:
+        return ""
+    return (
+        f"Your image is {volume.modality}, and this index has only {', '.join(sorted(known))}: "
+        "what it finds is of another kind. Choose an index of your modality."
+    )
 
 
 def _took(seconds: float) -> str:

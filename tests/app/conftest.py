@@ -38,8 +38,11 @@ from medretrieval.types import (
     no_progress,
 )
 from medretrieval.ui.actions import Actions
+from medretrieval.ui.asked import DEFAULTS as ASKED
 from medretrieval.ui.backend import DEMO, DEMO_TITLE, Backend, Opened
+from medretrieval.ui.corrections import share
 from medretrieval.ui.options import DEFAULTS
+from medretrieval.ui.runs import Run
 from medretrieval.ui.session import Session
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -77,12 +80,13 @@ class ToyEmbedder:
 
 
 class ToySegmenter:
-    """Bright pixels become the first label that the supports show."""
+    """Bright pixels become the first label that the supports show, and prompts are obeyed."""
 
     name = "toy-segmenter"
 
     def __init__(self) -> None:
         self.supports: list[Sequence[Support]] = []
+        self.prompts: list[Any] = []
 
     def segment_batch(
         self,
@@ -90,10 +94,12 @@ class ToySegmenter:
         supports: Sequence[Sequence[Support]],
         *,
         labels: Sequence[str] | None = None,
+        prompts: Sequence[Any] | None = None,
         progress: Progress = no_progress,
         **changes: Any,
     ) -> list[SliceSegmentation]:
         made = []
+        self.prompts.append(prompts)
         for image, chosen in zip(images, supports, strict=True):
             self.supports.append(chosen)
             names = {
@@ -102,6 +108,10 @@ class ToySegmenter:
             value = min(names)
             grey = image if image.ndim == 2 else image[..., 0]
             mask = np.where(grey > 128, value, 0).astype(np.uint8)
+            for one in (prompts[len(made)] or {}).values() if prompts else ():
+                for inside, places in ((value, one.positive), (0, one.negative)):
+                    for x, y in places:
+                        mask[round(y), round(x)] = inside
             made.append(
                 SliceSegmentation(
                     mask=mask,
@@ -262,11 +272,35 @@ class Visitor:
         loaded: dict[str, Any] = json.loads(self.shown["settings_file"].content)
         return loaded
 
-    def segment(
-        self, scope: str = "slice", number: int = 2, structures: list[str] | None = None
+    def segment(self, scope: str = "slice", number: int = 2, **options: Any) -> dict[str, Any]:
+        """Segment; `options` are values of the controls of `asked.DEFAULTS`."""
+        values = {**ASKED, "segmenter": "toy", "support_k": 2, **options}.values()
+        made = self.actions.segment(self.session, number, Run(), *values, scope=scope)
+        return self.shows(made, number)
+
+    def shows(self, made: dict[str, Any], number: int = 2) -> dict[str, Any]:
+        """Show the mask that an action made."""
+        new = made["new_outcome"]
+        return self.do(self.actions.show_outcome(self.session, "", number, None, new))
+
+    def point(
+        self,
+        x: float,
+        y: float,
+        *,
+        label: str = "liver",
+        tool: str = "positive",
+        number: int = 2,
+        start: tuple[float, float] | None = None,
+        shape: tuple[int, int] = (20, 24),
     ) -> dict[str, Any]:
-        made = self.actions.segment(self.session, number, "toy", 2, structures, scope=scope)
-        return self.do(self.actions.show_outcome(self.session, "", number, made["new_outcome"]))
+        """Click on pixel (x, y) of a slice of `shape` (H, W), or draw from `start` to it."""
+        places = [share(start or (x, y), shape), share((x, y), shape)]
+        made = self.actions.point(
+            self.session, places, "", number, label, tool, self.shown.get("corner")
+        )
+        self.do({k: v for k, v in made.items() if k != "new_outcome"})
+        return self.shows(made, number) if "new_outcome" in made else made
 
 
 @pytest.fixture

@@ -176,6 +176,15 @@ def test_a_search_that_gives_fewer_cases_than_wanted_says_why(visitor: Any) -> N
     assert "In no other case" not in visitor.find("count", k=1)["search_status"]
 
 
+def test_a_search_that_fails_takes_the_former_results_away(visitor: Any) -> None:
+    visitor.example()
+    visitor.find()
+    shown = visitor.do(visitor.actions.unfound())
+    assert visitor.session.found is None
+    assert "mr-card" not in shown["hits"]
+    assert shown["hits_file"].content is None
+
+
 def test_a_search_without_an_image(visitor: Any) -> None:
     with pytest.raises(UsageError, match="load an image first"):
         visitor.find()

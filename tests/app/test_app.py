@@ -17,8 +17,10 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+from PIL import Image
 
-from medretrieval.errors import InputError
+from medretrieval.errors import Cancelled, InputError, UsageError
+from medretrieval.ui.endpoints_masks import read_prompts
 from medretrieval.ui.session import Download, Props
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,7 +44,10 @@ def test_only_the_modules_of_the_page_itself_need_gradio() -> None:
         for path in (ROOT / "medretrieval").rglob("*.py")
         if re.search(r"^\s*(import|from) gradio\b", path.read_text(), re.MULTILINE)
     }
-    assert needing == {"components", "options_panel", "wiring", "endpoints", "page"}
+    assert needing == {
+        "answering", "components", "connecting", "endpoints", "endpoints_masks", "options_panel",
+        "page", "segment_panel", "wiring", "wiring_masks",
+    }  # fmt: skip
 
 
 @pytest.fixture
@@ -72,6 +77,25 @@ def test_a_wrong_input_is_explained_beside_the_action(page: Any) -> None:
     assert updates[page.parts.upload] is None
     assert 'role="alert"' in updates[page.parts.image_status]
     assert "The &lt;b&gt;file&lt;/b&gt; is empty" in updates[page.parts.image_status]
+
+
+def test_what_is_not_true_any_more_goes_with_an_error(page: Any) -> None:
+    def action() -> dict[str, Any]:
+        raise InputError("the index is damaged")
+
+    with pytest.warns(UserWarning, match="damaged"):
+        updates = attach(page, action, failed={"viewer": "nothing"})()
+    assert updates[page.parts.viewer] == "nothing"
+
+
+def test_cancelled_work_is_no_error(page: Any, recwarn: pytest.WarningsRecorder) -> None:
+    def action() -> dict[str, Any]:
+        raise Cancelled("Cancelled.")
+
+    updates = attach(page, action, failed={"viewer": "nothing"})()
+    assert updates.keys() == {page.parts.image_status}
+    assert 'role="status"' in updates[page.parts.image_status]
+    assert not [w for w in recwarn if "did not work" in str(w.message)]
 
 
 def test_a_fault_of_the_page_shows_no_details_and_is_logged(
@@ -159,7 +183,7 @@ def test_programs_use_the_page(server: str, nifti: Path, tmp_path: Path) -> None
 
     client = Client(server, verbose=False, download_files=str(tmp_path / "downloads"))
     endpoints = client.view_api(return_format="dict")["named_endpoints"]
-    assert set(endpoints) == {"/indexes", "/search", "/segment"}
+    assert set(endpoints) == {"/indexes", "/search", "/segment", "/agreement", "/support_set"}
     assert client.predict(api_name="/indexes")[0]["index"] == "demo"
 
     found = client.predict(
@@ -211,6 +235,51 @@ def test_programs_have_every_option(server: str, nifti: Path, tmp_path: Path) ->
         file=handle_file(nifti), mode="mean-pool", patient="upper-2", api_name="/search"
     )
     assert [hit["volume_id"] for hit in found["hits"]] == ["upper-2"]
+
+
+def test_programs_segment_from_their_own_annotation(
+    server: str, nifti: Path, tmp_path: Path, backend: Any
+) -> None:
+    from gradio_client import Client, handle_file
+
+    mask = np.zeros((24, 20, 5), np.uint8)
+    mask[14:20, 12:16, 2:4] = 2
+    nib.Nifti1Image(mask, nib.load(nifti).affine).to_filename(tmp_path / "mask.nii.gz")
+    client = Client(server, verbose=False, download_files=str(tmp_path / "downloads"))
+    supports = client.predict(
+        image=handle_file(nifti), mask=handle_file(tmp_path / "mask.nii.gz"), names={"2": "cyst"},
+        api_name="/support_set",
+    )  # fmt: skip
+    prompt = {"label": "cyst", "kind": "negative", "at": [15, 12]}
+    made, said = client.predict(
+        file=handle_file(nifti), supports=handle_file(supports), slice_index=3, segmenter="toy",
+        prompts=[prompt], keep="largest", options={"negatives": False}, api_name="/segment",
+    )  # fmt: skip
+    assert [label["name"] for label in said["labels"]] == ["cyst"]
+    assert len(backend.model.supports[-1]) == 2
+    assert backend.model.prompts[-1][0]["cyst"].negative == ((15, 12),)
+    assert np.asarray(nib.load(made).dataobj)[..., 3].any()
+    picture, scores = client.predict(
+        file=handle_file(nifti), slice_index=3, supports=handle_file(supports), segmenter="toy",
+        api_name="/agreement",
+    )  # fmt: skip
+    assert scores == {"cyst": 1}
+    assert np.asarray(Image.open(picture)).shape == (20, 24)
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        {"label": "liver", "kind": "positive", "at": [1, 2]},
+        {"slice": 2, "label": "liver", "kind": "maybe", "at": [1, 2]},
+        {"slice": 2, "label": "liver", "kind": "box", "at": [1, 2]},
+        {"slice": 2, "kind": "positive", "at": [1, 2]},
+        "left",
+    ],
+)
+def test_prompts_of_programs_are_checked(prompt: Any) -> None:
+    with pytest.raises(UsageError, match="expected"):
+        read_prompts([prompt], None)
 
 
 @pytest.mark.parametrize(("changes", "message"), [

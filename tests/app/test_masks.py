@@ -13,6 +13,8 @@ import pytest
 from PIL import Image
 
 from medretrieval.errors import InputError, UsageError
+from medretrieval.ui.asked import DEFAULTS
+from medretrieval.ui.runs import Run
 from medretrieval.ui.session import Download, Props
 
 # The support set
@@ -119,9 +121,11 @@ def test_all_slices_from_the_support_set(visitor: Any, backend: Any) -> None:
     visitor.find()
     visitor.do(visitor.actions.add_hits(visitor.session, 2))
     visitor.segment("volume")
-    assert len(backend.model.supports) == 5
+    # Each slice by itself, and then with what was found on its neighbours.
+    assert len(backend.model.supports) == 2 * 5
     keys = {item.support.key for item in visitor.session.cart}
-    assert all({s.key for s in supports} == keys for supports in backend.model.supports)
+    for supports in backend.model.supports:
+        assert {s.key for s in supports if s.distance is None} == keys
     made = visitor.settings()["segmentation"]
     assert made["supports_from"] == "support set"
     assert made["query_slice"] is None
@@ -200,18 +204,18 @@ def test_a_result_of_a_former_image_is_not_shown_over_a_new_one(visitor: Any) ->
 def test_what_was_made_for_a_former_image_is_dropped(visitor: Any) -> None:
     visitor.example(0)
     found = visitor.actions.find(visitor.session, "count", 3, 2)["new_found"]
-    outcome = visitor.actions.segment(visitor.session, 2, "toy", 2, None, scope="slice")[
-        "new_outcome"
-    ]
+    values = {**DEFAULTS, "segmenter": "toy"}.values()
+    made = visitor.actions.segment(visitor.session, 2, Run(), *values, scope="slice")
+    outcome = made["new_outcome"]
     visitor.example(0)
     for shown, status in (
         (visitor.actions.show_found(visitor.session, 2, found), "search_status"),
-        (visitor.actions.show_outcome(visitor.session, "", 2, outcome), "segment_status"),
+        (visitor.actions.show_outcome(visitor.session, "", 2, None, outcome), "segment_status"),
     ):
         assert "changed meanwhile" in shown[status]
         assert len(shown) == 2
     assert visitor.actions.show_found(visitor.session, 2, None) == {}
-    assert visitor.actions.show_outcome(visitor.session, "", 2, None) == {}
+    assert visitor.actions.show_outcome(visitor.session, "", 2, None, None) == {}
 
 
 def test_loading_takes_the_former_results_away(visitor: Any) -> None:

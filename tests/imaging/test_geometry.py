@@ -8,7 +8,14 @@ from hypothesis.extra import numpy as hnp
 from scipy.spatial.transform import Rotation
 
 from medretrieval.errors import InputError, UsageError
-from medretrieval.imaging import extract, insert, position_mm, same_grid, slice_axis
+from medretrieval.imaging import (
+    extract,
+    finest_plane,
+    insert,
+    position_mm,
+    same_grid,
+    slice_axis,
+)
 from medretrieval.imaging.geometry import check_affine, display_axes, picture_grid
 from medretrieval.types import Grid
 
@@ -216,3 +223,40 @@ def test_same_grid_tolerates_a_micrometre() -> None:
     assert same_grid(grid, grid_of(near))
     assert not same_grid(grid, grid_of(far))
     assert not same_grid(grid, grid_of(np.eye(4), (3, 4, 6)))
+
+
+@pytest.mark.parametrize(
+    ("spacing", "otherwise", "expected"),
+    [
+        ((1.0, 1.0, 3.0), "sagittal", "axial"),
+        ((3.0, 1.0, 1.0), "acquisition", "sagittal"),
+        ((1.0, 1.2, 1.0), "acquisition", "coronal"),  # too little for an acquisition's axis
+        ((1.0, 1.0, 1.005), "coronal", "coronal"),
+        ((2.0, 2.0, 1.0), "sagittal", "sagittal"),
+        ((2.0, 2.0, 1.0), "axial", "coronal"),
+        ((1.0, 1.0, 1.0), "acquisition", "axial"),
+    ],
+)
+def test_the_plane_of_the_finest_pixels(
+    spacing: tuple[float, ...], otherwise: str, expected: str
+) -> None:
+    grid = grid_of(np.diag([*spacing, 1.0]))
+    plane = finest_plane(grid, otherwise)
+    assert plane == expected
+    assert finest_plane(grid, plane) == plane
+
+
+@given(st.permutations(range(3)), st.lists(st.sampled_from([-1, 1]), min_size=3, max_size=3))
+def test_the_finest_plane_follows_the_affine(axes: list[int], signs: list[int]) -> None:
+    affine = np.diag([1.0, 1.0, 1.0, 1.0])
+    affine[:3, :3] = 0
+    affine[axes, range(3)] = np.array(signs) * (1.0, 2.0, 3.0)
+    grid = grid_of(affine)
+    assert slice_axis(grid, finest_plane(grid, "acquisition")) == 2
+
+
+def test_pictures_and_single_slices_leave_no_choice() -> None:
+    assert finest_plane(picture_grid(3, 4), "coronal") == "coronal"
+    assert finest_plane(grid_of(np.diag([1.0, 1.0, 5.0, 1.0]), (1, 4, 5)), "coronal") == "coronal"
+    with pytest.raises(UsageError, match="slicing axis"):
+        finest_plane(grid_of(np.eye(4)), "diagonal")

@@ -17,6 +17,7 @@ from medretrieval.retrieval.engine import Index
 from medretrieval.retrieval.filters import Filters
 from medretrieval.retrieval.orienting import CHOICES, spread
 from medretrieval.retrieval.query import QueryEmbeddings, from_arrays
+from medretrieval.segmentation import VolumeOptions
 from medretrieval.segmentation.labels import SliceSegmentation
 from medretrieval.types import Grid, Progress, SlicePolicy, Support, Volume, no_progress
 
@@ -213,3 +214,31 @@ def test_any_segments_the_way_the_supports_lie(make_store, make_embedder, name: 
         np.testing.assert_array_equal(segmenter.seen[0], PICTURE)
         expected = turn(PICTURE, name) > 100
         np.testing.assert_array_equal(result.labels.voxels[:, :, 0].T == 1, expected)
+
+
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_another_axis_is_that_of_embeddings_supports_and_mask(
+    make_store, make_embedder, by_hand: bool
+) -> None:
+    """An index of sagittal slices, a query whose axial ones have the finest pixels."""
+    store = make_store({"a": rows(PICTURE)})
+    policy = SlicePolicy(axis="sagittal", window="identity")
+    store.manifest = replace(store.manifest, slices=policy)
+    store.support = lambda row, score=None: HAND
+    index = Index(store, embedder=make_embedder())
+    query, segmenter = picture_of_a_corner((9, 6)), CopyingSegmenter()
+    result = segment(
+        index,
+        query,
+        segmenter=segmenter,
+        supports=[HAND] if by_hand else None,
+        support_k=1,
+        how=VolumeOptions(propagation="none", axis="best"),
+    )
+    assert [picture.shape for picture in segmenter.seen] == [(9, 6)] * 2
+    assert {use.query_slice for use in result.supports} == {0, 1}
+    assert result.labels.grid is query.grid
+    np.testing.assert_array_equal(result.labels.voxels, query.voxels > 100)
+    along_index = segment(index, query, segmenter=CopyingSegmenter(), supports=[HAND])
+    assert along_index.slices == 6
+    np.testing.assert_array_equal(along_index.labels.voxels, query.voxels > 100)

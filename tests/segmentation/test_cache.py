@@ -14,7 +14,9 @@ from medretrieval.segmentation.cache import Memory, MemoryCache
 def memory(seed: int) -> Memory:
     generator = torch.Generator().manual_seed(seed)
     return Memory(
-        torch.randn((4, 2, 2), generator=generator), torch.randn((8,), generator=generator)
+        features=torch.randn((4, 2, 2), generator=generator),
+        pointer=torch.randn((8,), generator=generator),
+        foreground=torch.rand((2, 2), generator=generator) > 0.5,
     )
 
 
@@ -62,6 +64,7 @@ def test_disk_gives_the_same_bits_to_another_process(tmp_path: Path) -> None:
     assert found is not None
     assert torch.equal(found.features, memory(1).features)
     assert torch.equal(found.pointer, memory(1).pointer)
+    assert torch.equal(found.foreground, memory(1).foreground)
     assert [p.name for p in (tmp_path / "new").iterdir()] == [f"{key(1)}.safetensors"]
 
 
@@ -98,6 +101,37 @@ def test_a_folder_that_cannot_be_written_is_logged(
         cache.put(key(1), memory(1))
     assert "cannot be stored" in caplog.text
     assert same(cache.get(key(1)), memory(1))
+
+
+def test_half_keeps_twice_as_many_and_gives_the_same_before_and_after(tmp_path: Path) -> None:
+    cache = MemoryCache(folder=tmp_path, half=True)
+    rounded = memory(1).half()
+    assert rounded.nbytes - 4 == (memory(1).nbytes - 4) / 2  # 4 bytes say where the label is
+    assert same(cache.put(key(1), memory(1)), rounded)
+    assert same(cache.get(key(1)), rounded)
+    assert same(MemoryCache(folder=tmp_path, half=True).get(key(1)), rounded)
+    assert same(MemoryCache(folder=tmp_path).get(key(1)), rounded)
+    assert same(rounded.half(), rounded)
+
+
+def test_a_file_in_float32_is_rounded_by_a_cache_of_halves(tmp_path: Path) -> None:
+    MemoryCache(folder=tmp_path).put(key(1), memory(1))
+    assert same(MemoryCache(folder=tmp_path, half=True).get(key(1)), memory(1).half())
+
+
+def test_tensors_that_are_no_memory_are_refused() -> None:
+    tensors = memory(1).tensors()
+    assert same(Memory.from_tensors(tensors), memory(1))
+    for wrong in (
+        {"features": tensors["features"][0]},
+        {"features": tensors["features"].half()},
+        {"pointer": tensors["pointer"].double(), "features": tensors["features"].double()},
+        {"foreground": tensors["foreground"][:1]},
+        {"foreground": tensors["foreground"].int()},
+        {"more": tensors["pointer"]},
+    ):
+        with pytest.raises(ValueError, match=r"memory|instead of"):
+            Memory.from_tensors({**tensors, **wrong})
 
 
 def test_many_threads(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def test_registry_names_files_and_configs_of_the_sam2_package() -> None:
 
     for name, spec in REGISTRY.items():
         assert spec.name == name
-        if not spec.bundled:
+        if spec.weights.startswith("facebook/"):
             assert HF_MODEL_ID_TO_FILENAMES[spec.weights] == (spec.config, spec.filename)
     micro = REGISTRY[DEFAULT_SEGMENTER]
     assert micro.bundled
@@ -53,7 +53,7 @@ def test_registry_names_files_and_configs_of_the_sam2_package() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [n for n, s in REGISTRY.items() if not s.bundled])
+@pytest.mark.parametrize("name", [n for n, s in REGISTRY.items() if s.architecture == "sam2"])
 def test_encoder_sizes_in_the_registry_are_those_of_the_configs(name: str) -> None:
     import sam2
     import yaml
@@ -63,7 +63,7 @@ def test_encoder_sizes_in_the_registry_are_those_of_the_configs(name: str) -> No
     trunk = config["image_encoder"]["trunk"]
     assert trunk["embed_dim"] == spec.embed_dim
     assert sum(trunk.get("stages", (2, 3, 16, 3))) == spec.blocks
-    assert config["image_size"] == spec.image_size
+    assert config["image_size"] == (1024 if name == "medsam2" else spec.image_size)
     assert config["use_mask_input_as_output_without_sam"]
 
 
@@ -103,6 +103,8 @@ def test_unknown_names() -> None:
         load_segmenter(device="gpu")
     with pytest.raises(UsageError, match="image size 100"):
         load_segmenter(image_size=100)
+    with pytest.raises(UsageError, match="precision 'float16': expected float32 or bfloat16"):
+        load_segmenter(precision="float16")  # type: ignore[arg-type]
 
 
 def test_absent_device() -> None:
@@ -211,7 +213,10 @@ def test_members_of_the_family_are_told_apart(name: str) -> None:
     state = {"image_encoder.trunk.patch_embed.proj.weight": torch.ones(spec.embed_dim, 3, 7, 7)}
     for block in range(spec.blocks):
         state[f"image_encoder.trunk.blocks.{block}.norm1.weight"] = torch.ones(1)
-    assert infer_spec(state, Path("file.pt")) is spec
+    assert infer_spec(state, Path(spec.filename)) is spec
+    other = infer_spec(state, Path("file.pt"))
+    assert (other.embed_dim, other.blocks) == (spec.embed_dim, spec.blocks)
+    assert other.architecture == spec.architecture
 
 
 @pytest.fixture

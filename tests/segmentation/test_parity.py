@@ -17,6 +17,7 @@ from us, in two ways, which its tests keep apart:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +29,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from medretrieval.segmentation import load_segmenter
-from medretrieval.segmentation.cache import Memory
 from medretrieval.segmentation.loading import build
 from medretrieval.segmentation.micro import MICRO, standardise
 from medretrieval.segmentation.registry import REGISTRY
-from medretrieval.segmentation.sam2_backend import imagenet
+from medretrieval.segmentation.squares import imagenet
 from medretrieval.types import Support
 
 # Every option by name: no default, of the options or of a network, decides what is compared.
@@ -42,11 +42,13 @@ PLAIN: Any = {
     "closer": False,
     "negatives": True,
     "pointers": "rank",
+    "memory": "all",
 }
 
 TOLERANCE = 1e-4
 LEAST_DICE = 0.995
 LEAST_DICE_WITH_ITS_MASKS = 0.999
+LEAST_DICE_OF_FOLLOWING = 0.975
 
 # The first seeds whose networks pass `assert_clear` in all cases: a property of the float32 logits
 # of `track_step` alone.
@@ -63,7 +65,10 @@ def pictures(supports: Sequence[Support], query: NDArray[np.uint8], normalise: A
 def by_track_step(
     model: Any, frames: torch.Tensor, supports: Sequence[Support], label: int
 ) -> torch.Tensor:
-    """Logits (S/4, S/4) of the last frame for one label, by `SAM2Base.track_step` alone."""
+    """Logits (S/4, S/4) of the last frame for one label, by `SAM2Base.track_step` alone.
+
+    Supports with a distance are kept as frames that were tracked.
+    """
     outputs: dict[str, dict[int, Any]] = {"cond_frame_outputs": {}, "non_cond_frame_outputs": {}}
     for index, frame in enumerate(frames):
         _, features, positions, sizes = model._prepare_backbone_features(
@@ -84,7 +89,8 @@ def by_track_step(
             output_dict=outputs,
             num_frames=len(frames),
         )
-        outputs["cond_frame_outputs" if support else "non_cond_frame_outputs"][index] = out
+        prompted = support and supports[index].distance is None
+        outputs["cond_frame_outputs" if prompted else "non_cond_frame_outputs"][index] = out
     return out["pred_masks"][0, 0]
 
 
@@ -112,7 +118,8 @@ def by_video_predictor(
     *,
     bfloat16: bool = True,
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Masks (L, S, S) of the last frame, and those (n, L, S, S) that the supports' memories hold.
+    """Masks (m, L, S, S) of the frames after the supports, and those that the supports' memories
+    hold (n, L, S, S).
 
     Args:
         bfloat16: run under CPU autocast; memories are kept in bfloat16 in any case.
@@ -137,13 +144,17 @@ def by_video_predictor(
             # Outside autocast the rounded memories do not fit the weights' type.
             for out in (out for row in rows for out in row.values()):
                 out["maskmem_features"] = out["maskmem_features"].float()
-        *_, (last, ids, logits) = predictor.propagate_in_video(state, start_frame_idx=0)
-    assert (last, list(ids)) == (len(supports), list(range(1, labels + 1)))
+        tracked = []
+        for index, ids, logits in predictor.propagate_in_video(state, start_frame_idx=0):
+            assert list(ids) == list(range(1, labels + 1))
+            if index >= len(supports):
+                tracked.append((logits[:, 0] > 0).numpy())
+    assert len(supports) + len(tracked) == len(frames)
     held = [
         enlarged(torch.cat([row[index]["pred_masks"][0] for row in rows]).float(), size) > 0
         for index in range(len(supports))
     ]
-    return (logits[:, 0] > 0).numpy(), np.stack(held)
+    return np.stack(tracked), np.stack(held)
 
 
 def dice(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
@@ -229,7 +240,7 @@ def test_masks_are_those_of_the_video_predictor(
     query, frames, _ = clear_case(toys, model, supports, labels, standardise)
     predictor.load_state_dict(model.state_dict())
     result = toys.as_segmenter(model).segment(query, supports, **PLAIN)
-    masks, held = by_video_predictor(predictor, frames, supports, labels, tmp_path)
+    (masks,), held = by_video_predictor(predictor, frames, supports, labels, tmp_path)
     np.testing.assert_array_equal(held, label_masks(supports, labels))
     assert least_dice(result.logits, masks) >= LEAST_DICE
 
@@ -245,7 +256,9 @@ def test_only_the_quarter_resolution_sets_the_predictor_apart(
     supports = toys.supports(4, labels, (size, size))
     query, frames, _ = clear_case(toys, model, supports, labels, standardise)
     predictor.load_state_dict(model.state_dict())
-    masks, held = by_video_predictor(predictor, frames, supports, labels, tmp_path, bfloat16=False)
+    (masks,), held = by_video_predictor(
+        predictor, frames, supports, labels, tmp_path, bfloat16=False
+    )
     given = label_masks(supports, labels)
     assert 0 < (held != given).mean() < 0.01
 
@@ -255,9 +268,10 @@ def test_only_the_quarter_resolution_sets_the_predictor_apart(
     encodings = network.encode([support.image for support in supports])
     for encoding, before, after in zip(encodings, given, held, strict=True):
         # The predictor makes pointers when a mask is added, before its resolution is reduced.
-        pointers = [memory.pointer for memory in network.remember(encoding, before)]
-        features = [memory.features for memory in network.remember(encoding, after)]
-        rows.append([Memory(f, p) for f, p in zip(features, pointers, strict=True)])
+        pairs = zip(
+            network.remember(encoding, before), network.remember(encoding, after), strict=True
+        )
+        rows.append([replace(theirs, pointer=ours.pointer) for ours, theirs in pairs])
     by_label = list(zip(*rows, strict=True))
     low = network.segment(network.encode([query])[0], by_label, pointers="rank")
     with_theirs = least_dice(enlarged(low, size), masks)
@@ -314,6 +328,52 @@ def test_hiera_tiny_from_an_official_file(toys: Any, tmp_path: Path) -> None:
 
     predictor = build(spec, image_size=size, cls="sam2.sam2_video_predictor.SAM2VideoPredictor")
     predictor.load_state_dict(model.state_dict())
-    masks, held = by_video_predictor(predictor, frames, supports, labels, tmp_path)
+    (masks,), held = by_video_predictor(predictor, frames, supports, labels, tmp_path)
     np.testing.assert_array_equal(held, label_masks(supports, labels))
     assert least_dice(result.logits, masks) >= LEAST_DICE
+
+
+def test_slices_before_are_the_tracked_frames_of_track_step(
+    toys: Any, models: Callable[..., Any]
+) -> None:
+    """Also where there are more of them than SAM 2 has temporal positions for."""
+    model, labels, annotated = models(True), 2, 2
+    known, before = toys.supports(annotated, labels), toys.supports(8, labels, first_seed=20)
+    assert len(before) >= model.num_maskmem
+    query = toys.picture(99)[0]
+    # Far ones first, as the frames of a video; ours may come in any order.
+    before = [replace(s, distance=len(before) - i) for i, s in enumerate(before)]
+    result = toys.as_segmenter(model).segment(query, [*before[::-1], *known], **PLAIN)
+    alone = toys.as_segmenter(model).segment(query, known, **PLAIN)
+    frames = pictures([*known, *before], query, standardise)
+    low = [by_track_step(model, frames, [*known, *before], label) for label in (1, 2)]
+    expected = enlarged(torch.stack(low), model.image_size)
+    np.testing.assert_allclose(result.logits, expected, rtol=0, atol=TOLERANCE)
+    assert np.abs(alone.logits - expected).max() > 1000 * TOLERANCE
+
+
+def test_following_slices_are_those_that_the_video_predictor_tracks(
+    toys: Any, tmp_path: Path
+) -> None:
+    """Three slices in a row, each segmented with those before it.
+
+    The predictor encodes a tracked frame's logits, one label at a time. We encode the label map.
+    """
+    labels = 2
+    model, predictor = clear_pair(toys, "with-pointers")
+    size = model.image_size
+    supports = toys.band_supports(4, labels, size)
+    first, frames, _ = clear_case(toys, model, supports, labels, standardise)
+    predictor.load_state_dict(model.state_dict())
+    slices = [first, toys.zoned_picture(1100, size), toys.zoned_picture(1101, size)]
+    more = [pictures([], image, standardise) for image in slices[1:]]
+    masks, _ = by_video_predictor(predictor, torch.cat([frames, *more]), supports, labels, tmp_path)
+    segmenter = toys.as_segmenter(model)
+    before: list[Support] = []
+    for image, theirs in zip(slices, masks, strict=True):
+        before = [replace(support, distance=(support.distance or 0) + 1) for support in before]
+        result = segmenter.segment(image, [*supports, *before], **PLAIN)
+        assert least_dice(result.logits, theirs) >= LEAST_DICE_OF_FOLLOWING
+        before.append(Support(image=image, mask=result.mask, names=result.names, key="before"))
+    alone = segmenter.segment(image, supports, **PLAIN)
+    assert least_dice(alone.logits, theirs) < LEAST_DICE_OF_FOLLOWING

@@ -12,6 +12,7 @@ from medretrieval.errors import InputError, UsageError
 from medretrieval.segmentation import Box, MemoryCache, SegmentationOptions
 from medretrieval.segmentation.labels import ABSENT
 from medretrieval.segmentation.segmenter import Segmenter
+from medretrieval.segmentation.squares import square_masks
 from medretrieval.types import Support
 
 
@@ -240,8 +241,8 @@ def test_tiny_structures_stay_in_the_memory(toys: Any, segmenter: Segmenter) -> 
     image = toys.picture(1, (512, 512))[0]
     mask = np.zeros((512, 512), bool)
     mask[200, 300] = True
-    assert segmenter.network._square_masks([mask]).sum() >= 1
-    assert segmenter.network._square_masks([np.zeros_like(mask)]).sum() == 0
+    assert square_masks([mask], segmenter.network.image_size).sum() >= 1
+    assert square_masks([np.zeros_like(mask)], segmenter.network.image_size).sum() == 0
     assert segmenter.segment(image, toys.supports(1)).mask.shape == (512, 512)
 
 

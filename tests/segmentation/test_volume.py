@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from medretrieval.errors import UsageError
-from medretrieval.segmentation import SliceSegmentation, segment_volume
+from medretrieval.errors import Cancelled, UsageError
+from medretrieval.imaging import AS_STORED, ORIENTATIONS, extract, slice_axis
+from medretrieval.segmentation import SliceSegmentation, VolumeOptions, segment_volume
 from medretrieval.segmentation.labels import chosen, merge, vocabulary
+from medretrieval.segmentation.prompts import Prompts
+from medretrieval.segmentation.volume import slicing
 from medretrieval.types import Grid, Slice, SlicePolicy, Support, Volume, no_progress
 
 SHAPE = (7, 9, 11)
@@ -19,8 +22,12 @@ SHAPE = (7, 9, 11)
 class Bright:
     """A stand-in for a segmenter: label i is where the picture is brighter than 60 i."""
 
+    name = "bright"
+
     def __init__(self) -> None:
         self.calls: list[tuple[int, Any]] = []
+        self.seen: list[tuple[NDArray[np.uint8], Any]] = []
+        self.closer: list[bool | None] = []
 
     def segment_batch(
         self,
@@ -28,13 +35,17 @@ class Bright:
         supports: Sequence[Sequence[Support]],
         *,
         labels: Sequence[str] | None = None,
+        prompts: Any = None,
         progress: Any = no_progress,
         **changes: Any,
     ) -> list[SliceSegmentation]:
         self.calls.append((len(images), labels))
+        self.closer.append(changes.get("closer"))
+        self.seen += zip(images, prompts or [None] * len(images), strict=True)
         results = []
         for done, (image, chosen_supports) in enumerate(zip(images, supports, strict=True), 1):
-            names = chosen(vocabulary(s.names for s in chosen_supports), labels)
+            asked = {} if not prompts else dict(enumerate(prompts[done - 1], start=1))
+            names = chosen(vocabulary([*(s.names for s in chosen_supports), asked]), labels)
             number = [int(name.split()[1]) for name in names.values()]
             logits = np.stack([i * (image - 60.0 * i) for i in number]).astype(np.float32)
             mask = merge(logits, list(names))
@@ -66,6 +77,7 @@ def orientations() -> list[NDArray[np.float64]]:
 
 
 IDENTITY = SlicePolicy(axis="axial", window="identity")
+BY_SLICE = VolumeOptions(propagation="none")
 
 
 @pytest.mark.parametrize("axis", ["axial", "coronal", "sagittal", "acquisition"])
@@ -122,6 +134,7 @@ def test_only_the_slices_asked_for() -> None:
         IDENTITY,
         lambda piece: [support({1: "over 1"})],
         Bright(),
+        how=BY_SLICE,
         indices=[4, 1],
         progress=lambda done, total, message: steps.append((done, total)),
     )
@@ -138,6 +151,7 @@ def test_slices_without_supports_stay_background_and_count_as_done() -> None:
         IDENTITY,
         lambda piece: [support({1: "over 1"})] if piece.index % 2 else [],
         segmenter,
+        how=BY_SLICE,
         progress=lambda done, total, message: steps.append(done),
     )
     assert result.voxels.any(axis=(0, 1)).tolist() == [False, True] * 20
@@ -158,6 +172,7 @@ def test_labels_that_only_some_slices_know() -> None:
         IDENTITY,
         lambda piece: sets[piece.index],
         segmenter,
+        how=BY_SLICE,
         labels=["over 2", "over 1"],
     )
     assert {labels for _, labels in segmenter.calls} == {("over 2", "over 1"), ("over 1",)}
@@ -189,3 +204,167 @@ def test_a_colour_picture_with_a_real_network(toys: Any, segmenter: Any) -> None
     expected = segmenter.segment(np.repeat(grey[..., None], 3, 2), supports).mask
     np.testing.assert_array_equal(result.voxels[..., 0].T, expected)
     assert result.voxels.any()
+
+
+ONE = [support({1: "over 1"})]
+
+
+def test_the_best_axis_is_across_the_coarsest_steps_and_the_result_on_the_grid() -> None:
+    """Whatever the axes are called and wherever they run: the third has the longest steps."""
+    voxels = np.arange(np.prod(SHAPE)).reshape(SHAPE).astype(np.uint8)
+    how = VolumeOptions(axis="best")
+    for affine in orientations():
+        query, segmenter = volume(voxels, affine), Bright()
+        assert slice_axis(query.grid, slicing(IDENTITY, query.grid, how).axis) == 2
+        indices: list[int] = []
+
+        def choose(piece: Slice, indices: list[int] = indices) -> list[Support]:
+            indices.append(piece.index)
+            return ONE
+
+        result = segment_volume(query, IDENTITY, choose, segmenter, how=how)
+        assert indices == list(range(SHAPE[2]))
+        np.testing.assert_array_equal(segmenter.seen[3][0], extract(voxels, query.grid, 2, 3))
+        assert result.grid is query.grid
+        np.testing.assert_array_equal(result.voxels, voxels > 60)
+
+
+def test_the_axis_of_the_index_stays_where_another_is_no_better() -> None:
+    cube = Grid(shape=SHAPE, affine=np.eye(4))
+    for axis in ("axial", "coronal", "sagittal"):
+        policy = SlicePolicy(axis=axis)
+        assert slicing(policy, cube, VolumeOptions(axis="best")) == policy
+    thick = Grid(shape=SHAPE, affine=np.diag([1.0, 1.0, 3.0, 1.0]))
+    policy = SlicePolicy(axis="sagittal")
+    assert slicing(policy, thick, VolumeOptions()) is policy
+    assert slicing(policy, thick, VolumeOptions(axis="best")).axis == "axial"
+
+
+def test_only_the_largest_part_is_kept() -> None:
+    voxels = np.zeros((6, 6, 4), np.uint8)
+    voxels[:3, :3, :2] = voxels[5, 5, 3] = 200
+    found = {
+        keep: segment_volume(
+            volume(voxels), IDENTITY, lambda piece: ONE, Bright(), how=VolumeOptions(keep=keep)
+        ).voxels
+        for keep in ("all", "largest")
+    }
+    assert (found["all"].sum(), found["largest"].sum()) == (19, 18)
+    assert found["largest"][5, 5, 3] == 0
+
+
+@pytest.mark.parametrize("indices", [None, [3, 1, 2]])
+def test_propagation_goes_through_the_volume_and_counts_its_steps(indices: Any) -> None:
+    voxels = np.full((4, 4, 5), 200, np.uint8)
+    steps: list[tuple[int, int, str]] = []
+    segmenter = Bright()
+    result = segment_volume(
+        volume(voxels),
+        IDENTITY,
+        lambda piece: ONE,
+        segmenter,
+        how=VolumeOptions(),
+        indices=indices,
+        progress=lambda done, total, message: steps.append((done, total, message)),
+    )
+    count = 5 if indices is None else 3
+    assert steps == [
+        *((i, count, "segmenting slices") for i in range(1, count + 1)),
+        *((i, 2 * count, "propagating") for i in range(1, 2 * count + 1)),
+    ]
+    # All at once, and then each once more, first the start, from which the others follow.
+    assert [n for n, _ in segmenter.calls] == [count] + [1] * count
+    assert segmenter.closer == [False] + [None] * count
+    assert (result.voxels == 1).sum() == 16 * count
+
+
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+@pytest.mark.parametrize("max_side", [1024, 8])
+def test_prompts_point_at_what_is_displayed(orientation: str, max_side: int) -> None:
+    """Turned and reduced with the slice: the one bright place stays under its point."""
+    voxels = np.zeros((16, 12, 3), np.uint8)
+    voxels[8:10, 2:4, 1] = 200
+    query = volume(voxels, np.diag([-1.0, -1.0, 1.0, 1.0]))
+    # Columns run along the first axis: x is 8 and 9, y is 2 and 3.
+    pointed = Prompts(positive=((8.5, 2.5),), box=(7.5, 1.5, 9.5, 3.5))
+    segmenter = Bright()
+    segment_volume(
+        query,
+        SlicePolicy(axis="axial", window="identity", max_side=max_side),
+        lambda piece: ONE,
+        segmenter,
+        how=BY_SLICE,
+        orientation=orientation,
+        prompts={1: {"over 1": pointed}},
+    )
+    assert [not prompts for _, prompts in segmenter.seen] == [True, False, True]
+    image, prompts = segmenter.seen[1]
+    moved = prompts["over 1"]
+    ((x, y),) = moved.positive
+    assert image[round(y - 0.25), round(x - 0.25)] == 200
+    left, top, right, bottom = moved.box
+    assert left < x < right
+    assert top < y < bottom
+    assert image.sum() == image[round(top + 0.5) : round(bottom + 0.5)].sum()
+    if orientation == AS_STORED and max_side == 1024:
+        assert moved == pointed
+
+
+def test_prompts_do_without_supports_and_reach_the_propagation() -> None:
+    voxels = np.full((4, 4, 3), 200, np.uint8)
+    prompts = {1: {"over 1": Prompts(positive=((1, 1),))}, 2: {"over 2": Prompts(box=(0, 0, 2, 2))}}
+    segmenter = Bright()
+    result = segment_volume(
+        volume(voxels),
+        IDENTITY,
+        lambda piece: ONE if piece.index == 2 else [],
+        segmenter,
+        how=VolumeOptions(),
+        prompts=prompts,
+    )
+    assert result.voxels.any(axis=(0, 1)).tolist() == [False, True, True]
+    assert sorted(result.names.values()) == ["over 1", "over 2"]
+    # "over 1" starts on slice 1; on slice 2 it has no prompts.
+    assert segmenter.seen[-1][1] is None
+
+
+def test_wrong_prompts() -> None:
+    query = volume(np.zeros((4, 4, 2), np.uint8))
+    some = {"over 1": Prompts(positive=((1, 1),))}
+    with pytest.raises(UsageError, match="slice 5, which is not segmented"):
+        segment_volume(query, IDENTITY, lambda piece: ONE, Bright(), prompts={5: some})
+    with pytest.raises(UsageError, match="'over 1', which is not among the labels"):
+        segment_volume(
+            query, IDENTITY, lambda piece: ONE, Bright(), prompts={1: some}, labels=["over 2"]
+        )
+
+
+@pytest.mark.parametrize("last", [1, 2, 5])
+def test_cancelling_leaves_a_sound_cache(toys: Any, segmenter: Any, last: int) -> None:
+    """During the first pass or the propagation; what was remembered serves the next try."""
+    stack = np.stack([toys.picture(seed)[0] for seed in range(3)])
+    query = volume(stack.transpose(2, 1, 0), np.diag([-1.0, -1.0, 1.0, 1.0]))
+    supports, how = toys.supports(2), VolumeOptions()
+    steps = []
+
+    def cancel(done: int, total: int, message: str) -> None:
+        steps.append(message)
+        if len(steps) == last:
+            raise Cancelled("not wanted any more")
+
+    with pytest.raises(Cancelled, match="not wanted any more"):
+        segment_volume(query, IDENTITY, lambda piece: supports, segmenter, how=how, progress=cancel)
+    assert len(steps) == last
+    assert len(segmenter.cache) > 0
+    again = segment_volume(query, IDENTITY, lambda piece: supports, segmenter, how=how)
+    segmenter.cache.clear()
+    fresh = segment_volume(query, IDENTITY, lambda piece: supports, segmenter, how=how)
+    np.testing.assert_array_equal(again.voxels, fresh.voxels)
+    assert fresh.voxels.any()
+
+
+def test_one_slice_is_segmented_by_itself() -> None:
+    segmenter = Bright()
+    query = volume(np.full((4, 4, 3), 200, np.uint8))
+    segment_volume(query, IDENTITY, lambda piece: ONE, segmenter, indices=[1])
+    assert segmenter.calls == [(1, None)]

@@ -6,14 +6,14 @@ than the value, or a `Download`. It knows nothing of the web server, so it can b
 
 from __future__ import annotations
 
+from medretrieval.ui.actions.checking import CheckActions
 from medretrieval.ui.actions.explaining import ExplainActions
 from medretrieval.ui.actions.image import ImageActions
 from medretrieval.ui.actions.masks import MaskActions
 from medretrieval.ui.actions.searching import SearchActions
-from medretrieval.ui.actions.supporting import SupportActions
 
 __all__ = ["Actions"]
 
 
-class Actions(ImageActions, SearchActions, ExplainActions, SupportActions, MaskActions):
+class Actions(ImageActions, SearchActions, ExplainActions, CheckActions, MaskActions):
     """The actions of the page."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from medretrieval.errors import UsageError
 from medretrieval.pipeline import Segmentation
 from medretrieval.retrieval.feedback import Feedback
+from medretrieval.segmentation.uncertainty import Agreement
 from medretrieval.types import SlicePolicy
 from medretrieval.ui import content, exports, text
 from medretrieval.ui.backend import Backend, Opened
@@ -24,6 +25,7 @@ from medretrieval.ui.session import (
 
 NO_IMAGE = "load an image first: upload one or click an example"
 NO_RESULTS = "there are no results to choose from; find similar cases first"
+NO_SEGMENTATION = "there is no mask yet; segment this slice or all slices first"
 CHANGED = "The image or the index was changed meanwhile; this result was dropped."
 NO_MASK = "The mask will be shown over your image."
 READY = ("Ready to search", "Press the button above.")
@@ -35,7 +37,8 @@ class Acting:
     Args:
         backend: indexes and models, shared by all visitors.
         uploads: folder in which the server stores uploads.
-        segment: runs `backend.segment`; replaced where that needs another process or device.
+        segment, agreement: run the methods of `backend` of these names; replaced where that needs
+            another process or device.
     """
 
     def __init__(
@@ -44,15 +47,40 @@ class Acting:
         *,
         uploads: str | Path,
         segment: Callable[..., Segmentation] | None = None,
+        agreement: Callable[..., Agreement] | None = None,
     ) -> None:
         self.backend = backend
         self.uploads = Path(uploads)
         self.run_segmenter = segment or backend.segment
+        self.run_agreement = agreement or backend.agreement
 
     def policy(self, index: str) -> SlicePolicy:
         """How slices are made for an index; the usual way as long as it is not open."""
         opened = self.backend.opened(index)
         return opened.policy if opened else SlicePolicy()
+
+    def shown_slice(self, session: Session, number: float) -> tuple[Query, Opened, int]:
+        """The image, the open index, and the slice that the visitor looks at.
+
+        Raises:
+            UsageError: there is no image.
+        """
+        query = session.query
+        if query is None:
+            raise UsageError(NO_IMAGE)
+        opened = self.backend.open(session.index)
+        return query, opened, max(0, min(int(number), query.slices(opened.policy) - 1))
+
+    def segmented(self, session: Session) -> Outcome:
+        """The mask of the image.
+
+        Raises:
+            UsageError: there is none, or it is of another image or index.
+        """
+        query, outcome = session.query, session.outcome
+        if query is None or outcome is None or not outcome.fits(query, session.index):
+            raise UsageError(NO_SEGMENTATION)
+        return outcome
 
     def about(self, opened: Opened) -> Updates:
         """The card of an index, and which embedders work here."""
@@ -90,6 +118,8 @@ def unsegmented() -> Updates:
         "outcome": None,
         "result": text.placeholder("No segmentation yet", NO_MASK),
         "result_tools": Props(visible=False),
+        "corner": None,
+        "agreement_view": "",
         "segment_status": "",
         "mask_file": Download(exports.MASK_FILE, None),
         "picture_file": Download(exports.PICTURE_MASK_FILE, None, visible=False),

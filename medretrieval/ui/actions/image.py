@@ -5,7 +5,7 @@ from __future__ import annotations
 from medretrieval.errors import UsageError
 from medretrieval.imaging import read_volume
 from medretrieval.types import Progress, Volume, no_progress
-from medretrieval.ui import content, exports, panel, text, words
+from medretrieval.ui import content, exports, panel, results, text, words
 from medretrieval.ui.actions.base import NO_IMAGE, READY, Acting, examples_cleared, unsegmented
 from medretrieval.ui.backend import DEMO
 from medretrieval.ui.session import Download, Props, Query, Session, Updates
@@ -98,7 +98,7 @@ class ImageActions(Acting):
         }
         if outcome is not None and outcome.fits(query, session.index):
             colours = content.palette(opened)
-            updates["result"] = content.result(query, outcome, policy, window, number, colours)
+            updates["result"] = results.stage(query, outcome, policy, window, number, colours)
         found = session.found
         if found is not None and opened is not None and found.slice_index is None:
             updates["hits"] = self.hit_cards(session, number)

@@ -3,51 +3,90 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from medretrieval.errors import UsageError
 from medretrieval.imaging.orientation import AS_STORED
 from medretrieval.types import Progress, no_progress
-from medretrieval.ui import content, exports, text, words
+from medretrieval.ui import asked, content, exports, results, text, words
 from medretrieval.ui.actions.base import CHANGED, NO_IMAGE, Acting
-from medretrieval.ui.session import Download, Outcome, Props, Session, Updates
+from medretrieval.ui.backend import Opened
+from medretrieval.ui.runs import Run
+from medretrieval.ui.session import Download, Outcome, Props, Query, Session, Updates
 
 
 class MaskActions(Acting):
     """What is done to segment the image."""
 
+    def begin(self, run: Run | None) -> Updates:
+        """Get ready for work that can be cancelled; what `run` is still doing is not wanted."""
+        if run is not None:
+            run.cancel()
+        return {"run": Run(), "cancel": Props(visible=True)}
+
+    def cancel(self, run: Run | None) -> Updates:
+        """Ask for the end of the work."""
+        if run is None or run.over:
+            return {}
+        run.cancel()
+        return {"segment_status": text.status("idle", "Being cancelled ...")}
+
+    def end(self, run: Run | None) -> Updates:
+        """Put the button away that cancels, unless other work has begun meanwhile."""
+        return {"cancel": Props(visible=False)} if run is None or run.over else {}
+
     def segment(
         self,
         session: Session,
         number: float,
-        segmenter: str,
-        support_k: float,
-        structures: Sequence[str] | None,
+        run: Run,
+        *values: Any,
         progress: Progress = no_progress,
-        *,
         scope: str,
     ) -> Updates:
         """Segment the shown slice (scope "slice") or every slice ("volume").
 
         Slices lie for it as they did for the search, if that looked for how they lie.
+
+        Args:
+            values: those of the controls, in the order of `asked.DEFAULTS`.
+
+        Raises:
+            Cancelled: `run` was cancelled.
         """
-        query, cart = session.query, session.cart
-        if query is None:
+        try:
+            run.check()
+            outcome = self._segment(session, number, values, run.watched(progress), scope)
+            run.check()
+        finally:
+            run.end()
+        return {"new_outcome": outcome}
+
+    def _segment(
+        self,
+        session: Session,
+        number: float,
+        values: Sequence[Any],
+        progress: Progress,
+        scope: str,
+    ) -> Outcome:
+        if session.query is None:  # before an index is opened
             raise UsageError(NO_IMAGE)
-        opened = self.backend.open(session.index, progress)
-        shown = max(0, min(int(number), query.slices(opened.policy) - 1))
-        found = session.found
-        turned = found is not None and found.fits(query, session.index)
-        orientation = found.result.orientation if found and turned else AS_STORED
+        self.backend.open(session.index, progress)
+        query, opened, shown = self.shown_slice(session, number)
+        wanted = asked.asked(dict(zip(asked.DEFAULTS, values, strict=True)))
+        if scope == "slice":
+            wanted = wanted.of_one_slice()
+        orientation = self.orientation(session)
+        supports = tuple(item.support for item in session.cart) or None
         made = self.run_segmenter(
             session.index,
             query.volume,
-            segmenter=segmenter,
-            support_k=int(support_k),
-            supports=[item.support for item in cart] or None,
-            labels=list(structures) if structures else None,
+            supports=supports,
             indices=[shown] if scope == "slice" else None,
             orientation=orientation,
             progress=progress,
+            **wanted.keywords(),
         )
         outcome = Outcome(
             segmentation=made,
@@ -55,16 +94,36 @@ class MaskActions(Acting):
             index=session.index,
             scope=scope,
             slice_index=shown if scope == "slice" else None,
-            cart=tuple(item.key for item in cart),
-            support_k=int(support_k),
-            orientation=orientation,
+            cart=tuple(item.key for item in session.cart),
+            asked=wanted,
+            supports=supports,
+            orientation=made.orientation,
         )
-        return {"new_outcome": outcome}
+        former = session.outcome
+        if former is not None and former.fits(query, session.index):
+            outcome = outcome.keeping(former, opened.policy)
+        return outcome
+
+    def orientation(self, session: Session) -> str:
+        """How the image is turned to be segmented: as for the search of it, if there was one."""
+        query, found = session.query, session.found
+        if query is None or found is None or not found.fits(query, session.index):
+            return AS_STORED
+        return found.result.orientation
 
     def show_outcome(
-        self, session: Session, window: str, number: float, new: Outcome | None
+        self,
+        session: Session,
+        window: str,
+        number: float,
+        label: str | None,
+        new: Outcome | None,
     ) -> Updates:
-        """Show a finished mask, unless the visitor has gone on to another image or index."""
+        """Show a finished mask, unless the visitor has gone on to another image or index.
+
+        Args:
+            label: the structure that is chosen to be corrected, if there was a mask before.
+        """
         if new is None:
             return {}
         query = session.query
@@ -74,18 +133,30 @@ class MaskActions(Acting):
         made = new.segmentation
         colours = content.palette(opened).with_names(made.labels.names.values())
         shown = max(0, min(int(number), query.slices(opened.policy) - 1))
+        structures = made.structures()
         png = exports.png_bytes(made.labels)
-        meaningless = not query.synthetic and self.backend.from_phantoms(new)
-        line = words.segmented_line(new, query.slices(opened.policy), meaningless=meaningless)
+        kind, line = self._said(query, opened, new, session)
         return {
             "new_outcome": None,
             "outcome": new,
-            "result": content.result(query, new, opened.policy, window, shown, colours),
+            "result": results.stage(query, new, opened.policy, window, shown, colours),
             "result_tools": Props(visible=True),
             "result_slice": shown,
-            "legend": text.legend(made.structures(), colours),
-            "segment_status": text.status("warning" if meaningless else "ok", line),
+            "legend": text.legend(structures, colours),
+            "label": results.choices(structures, label),
+            "corner": None,
+            "agreement_view": "",
+            "segment_status": text.status(kind, line),
             "mask_file": Download(exports.MASK_FILE, exports.nifti_bytes(made.labels)),
             "picture_file": Download(exports.PICTURE_MASK_FILE, png, visible=png is not None),
             "settings_file": self.settings(query, opened, session.found, session.cart, new),
         }
+
+    def _said(
+        self, query: Query, opened: Opened, made: Outcome, session: Session
+    ) -> tuple[str, str]:
+        """What was segmented from what, and whether that is reason for a warning."""
+        meaningless = not query.synthetic and self.backend.from_phantoms(made)
+        line = words.segmented_line(made, query.slices(opened.policy), meaningless=meaningless)
+        odd = words.odd_supports([i for i in session.cart if i.key in made.cart], session.found)
+        return "warning" if meaningless or odd else "ok", " ".join(filter(None, (line, odd)))

@@ -114,6 +114,16 @@ class SearchActions(OptionActions):
         )
         return {"new_found": found}
 
+    def unfound(self) -> Updates:
+        """The parts that show results, without those of a former search."""
+        return {
+            "found": None,
+            "hits": text.placeholder("No results", "The search did not work, see above."),
+            "why": "",
+            "maps": "",
+            "hits_file": Download(exports.HITS_FILE, None),
+        }
+
     def search_with(
         self,
         opened: Opened,
@@ -154,13 +164,19 @@ class SearchActions(OptionActions):
         hits = new.result.hits
         meaningless = opened.synthetic and not query.synthetic
         line = words.found_line(new, query.slices(opened.policy), meaningless=meaningless)
+        odd = (
+            "" if meaningless else words.unsuitable(query.volume, opened.index.store.modality.names)
+        )
+        warned = meaningless or odd or not hits
         return {
             "new_found": None,
             "found": new,
             "hits": content.hit_cards(new, opened, session.cart, session.feedback, int(number)),
             "why": "",
             "maps": "",
-            "search_status": text.status("warning" if meaningless or not hits else "ok", line),
+            "search_status": text.status(
+                "warning" if warned else "ok", " ".join(filter(None, (odd, line)))
+            ),
             **self.about(opened),
             "hits_file": Download(exports.HITS_FILE, exports.hits_csv(new).encode()),
             "settings_file": self.settings(query, opened, new, session.cart, session.outcome),

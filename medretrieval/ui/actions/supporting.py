@@ -5,20 +5,23 @@ from __future__ import annotations
 from dataclasses import replace
 
 from medretrieval.errors import UsageError
-from medretrieval.imaging import read_labels, read_volume
-from medretrieval.ui import content, text, words
+from medretrieval.ui import content, exports, text, words
 from medretrieval.ui.actions.base import NO_RESULTS, Acting, structure_names
 from medretrieval.ui.session import (
     Cart,
     CartItem,
+    Download,
     Props,
     Session,
     Updates,
     add_to_cart,
-    own_pair,
+    own_items,
     remove_from_cart,
+    set_item,
 )
 from medretrieval.ui.uploads import taken
+
+PAIR_SLICES = 8  # of an uploaded annotated volume, so many slices become supports
 
 
 class SupportActions(Acting):
@@ -54,22 +57,63 @@ class SupportActions(Acting):
         names: str | None,
     ) -> Updates:
         """Add the visitor's own annotated image to the support set."""
+        from medretrieval.segmentation.supports import supports_from_pair
+
         if not image or not mask:
             raise UsageError("your own pair needs an image and its mask; upload both")
-        items: list[CartItem]
         with (
             taken(image, self.uploads, name="your image") as image_path,
             taken(mask, self.uploads, name="your mask") as mask_path,
         ):
-            named = words.label_names(names)
-            volume = read_volume(image_path, allow_one_slice=True)
-            labels = read_labels(mask_path, reference=volume.grid, names=named)
-            items = own_pair(volume, labels, self.policy(session.index))
+            made = supports_from_pair(
+                image_path,
+                mask_path,
+                policy=self.policy(session.index),
+                names=words.label_names(names),
+                at_most=PAIR_SLICES,
+            )
+        items = own_items(made)
         return {
             **self._carted(session, number, add_to_cart(session.cart, items)),
             "own_image": None,
             "own_mask": None,
         }
+
+    def save_set(self, session: Session) -> Updates:
+        """Make a file of the support set."""
+        from medretrieval.segmentation.supports import pack_supports
+
+        if not session.cart:
+            raise UsageError("the support set is empty; add annotated slices to it first")
+        packed = pack_supports([item.support for item in session.cart])
+        return {"set_file": Download(exports.SUPPORTS_FILE, packed)}
+
+    def load_set(self, session: Session, number: float, upload: str | None) -> Updates:
+        """Add the slices of a saved support set."""
+        items = self.read_set(upload, session.index)
+        return {
+            **self._carted(session, number, add_to_cart(session.cart, items)),
+            "set_upload": None,
+        }
+
+    def read_set(self, upload: str | None, index: str) -> list[CartItem]:
+        """Read an uploaded support set and delete it from disk.
+
+        Slices of the index that is open are told to be that.
+
+        Raises:
+            UsageError: there is none.
+            InputError: it is none, or damaged.
+        """
+        from medretrieval.segmentation.supports import distinct, unpack_supports
+
+        if not upload:
+            raise UsageError("choose a support set: the .zip file that this page saves")
+        with taken(upload, self.uploads, name="your support set") as path:
+            supports = distinct(unpack_supports(path))
+        opened = self.backend.opened(index)
+        known = [opened.recognised(support) if opened else None for support in supports]
+        return [own or set_item(s) for own, s in zip(known, supports, strict=True)]
 
     def remove(self, session: Session, number: float, key: str) -> Updates:
         """Take one slice out of the support set."""
@@ -84,10 +128,14 @@ class SupportActions(Acting):
         opened = self.backend.opened(found.index if found else session.index)
         names = sorted({name for item in cart for name in item.support.names.values()})
         size = f"{len(cart)} slice{'' if len(cart) == 1 else 's'} in the support set."
+        odd = words.odd_supports(cart, found)
+        line = " ".join(filter(None, (size + note, odd)))
         updates: Updates = {
             "cart": cart,
             "cart_view": content.cart_cards(cart, content.palette(opened)),
-            "segment_status": text.status("idle", size + note) if cart or note else "",
+            "segment_status": text.status("warning" if odd else "idle", line)
+            if cart or note
+            else "",
             "structures": Props(
                 choices=names if cart or not opened else structure_names(opened), value=[]
             ),

@@ -1,0 +1,1 @@
+"""Protocols that measure the product on annotated data: `medretrieval evaluate PROTOCOL`."""

@@ -1,0 +1,218 @@
+"""A new version of an index: its rows as they are, and further cases embedded as they were."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import shutil
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from medretrieval.errors import EmbedderMismatchError, UsageError
+from medretrieval.index.builder import build
+from medretrieval.index.cases import Case, check_cases
+from medretrieval.index.changes import MAX_CHANGES, MAX_NOTE, Change
+from medretrieval.index.manifest import Manifest
+from medretrieval.index.merging import check_sources, describe, write_merged
+from medretrieval.index.publish import check_output
+from medretrieval.index.store import open_store
+from medretrieval.index.workspace import writing
+from medretrieval.types import (
+    UNKNOWN,
+    Embedder,
+    LabelVolume,
+    Progress,
+    Volume,
+    VolumeEmbedder,
+    no_progress,
+)
+
+_SHOWN = 5
+
+
+def append(
+    index: str | Path,
+    out: str | Path,
+    cases: Iterable[Case],
+    *,
+    embedder: Embedder | VolumeEmbedder,
+    replace: bool = False,
+    note: str = "",
+    day: str | None = None,
+    force: bool = False,
+    skip_bad: bool = False,
+    progress: Progress = no_progress,
+) -> Path:
+    """Write a new version of an index with further cases; the old one stays as it is.
+
+    Old rows are copied, not embedded again, and come first. Slice policy, name (so also the
+    patients' pseudonyms), precision, kind of search, licence and source are those of the index;
+    labels are united by name; stored memories go along. The manifest counts the version and lists
+    the change. Nothing appears at `out` before it is complete; an interrupted call that is made
+    again goes on with the cases that are not embedded yet.
+
+    Args:
+        index: an index folder.
+        out: the folder of the new version; not `index` itself.
+        cases: what is added. Extra columns of the index that a case lacks stay empty.
+        embedder: the one that made the index.
+        replace: a case of a volume that the index has takes its place; otherwise it is refused.
+        note: what the list of changes says of this one.
+        day: of the change, as 2026-11-27; default today (UTC).
+        force: replace an index at `out`.
+        skip_bad: leave out cases that cannot be read, and count them in the manifest.
+        progress: called with what is done of embedding, then of copying.
+
+    Returns:
+        `out`.
+
+    Raises:
+        EmbedderMismatchError: the embedder is not that of the index.
+        UsageError: `out` exists or is `index`; a volume is in the index already; a case has an
+            extra column that the index lacks; the note is too long.
+        InputError: as `build`.
+        IndexFormatError: the index is damaged.
+        MedRetrievalError: the disk is full or cannot be written.
+    """
+    index, out = Path(index), Path(out)
+    if out.name in ("", ".."):
+        out = out.resolve()
+    if out.resolve() == index.resolve():
+        raise UsageError(f"{out} is the index itself, which stays as it is; choose another output")
+    if len(note) > MAX_NOTE or not (note.isprintable() or not note):
+        raise UsageError(f"the note has to be at most {MAX_NOTE} printable characters on one line")
+    with writing(out):
+        check_output(out, force=force)
+    with open_store(index, verify="sizes") as store:
+        manifest, present = store.manifest, set(store.volume_ids)
+    if embedder.identity.space != manifest.embedder.space:
+        raise EmbedderMismatchError(
+            f"{index} was made with {manifest.embedder.name}, whose embeddings cannot be compared "
+            f"with those of {embedder.identity.name}; give the embedder of the index"
+        )
+    cases = [_with_columns(case, manifest) for case in check_cases(cases)]
+    again = [case.volume_id for case in cases if case.volume_id in present]
+    if again and not replace:
+        shown = ", ".join(map(repr, again[:_SHOWN])) + (", ..." if again[_SHOWN:] else "")
+        raise UsageError(
+            f"{index} has {len(again)} of these volumes already: {shown}. Leave them out, give "
+            "them other names, or let them take the place of the old ones with --replace "
+            "(replace=True)"
+        )
+    added = out.with_name(f".{out.name}.added")
+    build(
+        cases,
+        added,
+        embedder=embedder,
+        slices=manifest.slices,
+        name=manifest.name,
+        license=manifest.license,
+        source=manifest.source,
+        split=manifest.split,
+        float16=manifest.dtype == "float16",
+        force=True,
+        skip_bad=skip_bad,
+        progress=progress,
+    )
+    with open_store(added, verify="sizes") as store:
+        again = sorted(present & set(store.volume_ids))  # a bad case takes nobody's place
+    sources = check_sources([index, added], without=again)
+    counts = sources[1].manifest.counts
+    change = Change(
+        version=manifest.version + 1,
+        date=day or datetime.now(UTC).date().isoformat(),
+        volumes=counts.volumes,
+        slices=counts.slices,
+        replaced=len(again),
+        note=note,
+    )
+    description = dataclasses.replace(
+        describe(sources, None, None),
+        version=change.version,
+        changes=(*manifest.changes, change)[-MAX_CHANGES:],
+    )
+    write_merged(sources, out, description, force=force, progress=progress)
+    shutil.rmtree(added, ignore_errors=True)
+    return out
+
+
+def append_slices(
+    index: str | Path,
+    out: str | Path,
+    volume: Volume,
+    labels: LabelVolume,
+    indices: Sequence[int],
+    *,
+    volume_id: str,
+    patient_id: str | None = None,
+    region: str | None = None,
+    embedder: Embedder | VolumeEmbedder,
+    replace: bool = False,
+    note: str = "",
+    day: str | None = None,
+    force: bool = False,
+    progress: Progress = no_progress,
+) -> Path:
+    """Write a new version of an index with some annotated slices of one volume.
+
+    Args:
+        index, out, embedder, note, day, force: as for `append`.
+        volume: the image that was annotated.
+        labels: on its grid, with names.
+        indices: the annotated slices, by voxel index along the sliced axis; of the others nothing
+            is stored.
+        volume_id: its name in the index, stored in clear.
+        patient_id: whose it is, stored as a pseudonym; default `volume_id`.
+        region: body region.
+        replace: these slices take the place of all that the index has of this volume.
+
+    Raises:
+        UsageError: as `append`; no slices, one that does not exist, or an index of whole volumes.
+        (others): as `append`.
+    """
+    if not len(indices):
+        raise UsageError("no slice is chosen; give at least one annotated slice")
+    if embedder.identity.unit == "volume":
+        raise UsageError(
+            f"the embedder {embedder.identity.name} of this index takes whole volumes, so single "
+            "slices cannot be added; use an index of slices"
+        )
+    case = Case(
+        volume_id=volume_id,
+        patient_id=patient_id or volume_id,
+        region=region or UNKNOWN,
+        label_names={value: name for value, name in labels.names.items() if value},
+        load=lambda: (volume, labels),
+        indices=tuple(sorted({int(number) for number in indices})),
+        fingerprint=_digest(volume, labels),
+    )
+    return append(
+        index,
+        out,
+        [case],
+        embedder=embedder,
+        replace=replace,
+        note=note,
+        day=day,
+        force=force,
+        progress=progress,
+    )
+
+
+def _with_columns(case: Case, manifest: Manifest) -> Case:
+    """The case with exactly the extra columns of the index."""
+    more = sorted(set(case.attributes) - set(manifest.attributes))
+    if more:
+        raise UsageError(
+            f"case {case.volume_id!r} has the extra columns {', '.join(more)}, which the index "
+            "lacks; leave them out, or build the index again with them (--keep)"
+        )
+    columns = {name: case.attributes.get(name, "") for name in manifest.attributes}
+    return dataclasses.replace(case, attributes=columns)
+
+
+def _digest(volume: Volume, labels: LabelVolume) -> str:
+    hasher = hashlib.sha256(volume.voxels.tobytes())
+    hasher.update(labels.voxels.tobytes())
+    return hasher.hexdigest()

@@ -1,0 +1,141 @@
+"""Files of stored memories in an index folder: added to it, counted, and taken along.
+
+What is in them is the business of `medretrieval.segmentation.stored`. They are derived, as
+index.faiss is: an index that lists them and lacks them is whole. So an index is valid at any time
+while they are added: first the manifest names the file, then the file appears.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from medretrieval.index.manifest import (
+    MANIFEST,
+    MEMORIES,
+    FileEntry,
+    Manifest,
+    read_manifest,
+    sha256_file,
+)
+from medretrieval.index.workspace import sync, writing
+
+_NUMBERED = re.compile(rf"{MEMORIES}(.+)-([0-9a-f]{{12}})-([0-9]{{5}})\.safetensors")
+COUNT = "memories"  # in the metadata of a file: how many it holds
+
+
+def memory_prefix(segmenter: str, digest: str) -> str:
+    """How the names of the files begin that hold memories of these weights.
+
+    Args:
+        segmenter: its name; characters that a file of an index cannot have become "-".
+        digest: sha256 of its weights, of which 12 digits are used.
+    """
+    return f"{MEMORIES}{re.sub(r'[^A-Za-z0-9_.-]', '-', segmenter)}-{digest[:12]}-"
+
+
+def memory_files(files: Iterable[str], prefix: str = MEMORIES) -> list[str]:
+    """The names of files of memories among the files of an index, in order."""
+    return sorted(name for name in files if name.startswith(prefix))
+
+
+def next_memory_file(files: Iterable[str], prefix: str) -> str:
+    """The name of a further file."""
+    used = (_NUMBERED.fullmatch(name) for name in memory_files(files, prefix))
+    return f"{prefix}{max((int(m[3]) + 1 for m in used if m), default=0):05d}.safetensors"
+
+
+def add_memories(folder: Path, staged: Path, prefix: str) -> Manifest:
+    """Move a file of memories into an index and list it in the manifest.
+
+    Files that are listed and missing are taken off the list.
+
+    Args:
+        staged: the complete file, on the same disk.
+
+    Returns:
+        The new manifest.
+
+    Raises:
+        IndexFormatError: the manifest is damaged.
+        MedRetrievalError: it cannot be written.
+    """
+    manifest = read_manifest(folder)
+    files = {
+        name: entry
+        for name, entry in manifest.files.items()
+        if not name.startswith(MEMORIES) or (folder / name).exists()
+    }
+    name = next_memory_file(files, prefix)
+    files[name] = FileEntry(bytes=staged.stat().st_size, sha256=sha256_file(staged))
+    manifest = dataclasses.replace(manifest, files=dict(sorted(files.items())))
+    with writing(folder / name):
+        shutil.copymode(folder / MANIFEST, staged)  # safetensors writes for its owner alone
+        _replace_manifest(folder, manifest)
+        (folder / MEMORIES).mkdir(exist_ok=True)
+        os.replace(staged, folder / name)
+        sync(folder / MEMORIES)
+    return manifest
+
+
+def _replace_manifest(folder: Path, manifest: Manifest) -> None:
+    temporary = folder / f".{MANIFEST}.tmp"  # hidden files are no part of an index
+    try:
+        temporary.write_text(manifest.dumps(), encoding="utf-8")
+        sync(temporary)
+        os.replace(temporary, folder / MANIFEST)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync(folder)
+
+
+def copy_memories(sources: Sequence[tuple[Path, Manifest]], out: Path) -> None:
+    """Copy the memories of indexes into a new one: their keys are of pictures, not of rows."""
+    taken: list[str] = []
+    for folder, manifest in sources:
+        for name in memory_files(manifest.files):
+            match = _NUMBERED.fullmatch(name)
+            if match is None or not (folder / name).exists():
+                continue
+            (out / MEMORIES).mkdir(exist_ok=True)
+            taken.append(next_memory_file(taken, memory_prefix(match[1], match[2])))
+            shutil.copyfile(folder / name, out / taken[-1])
+
+
+def memory_info(folder: Path, files: Mapping[str, FileEntry]) -> list[dict[str, Any]]:
+    """What memories an index has: for each segmenter and its weights, how many in how many bytes.
+
+    `memories` is None where a file does not say it.
+    """
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for name in memory_files(files):
+        match = _NUMBERED.fullmatch(name)
+        if match is None or not (folder / name).exists():
+            continue
+        entry = found.setdefault(
+            (match[1], match[2]),
+            {"segmenter": match[1], "weights": match[2], "memories": 0, "files": 0, "bytes": 0},
+        )
+        count = _count(folder / name)
+        total = entry["memories"]
+        entry["memories"] = None if count is None or total is None else total + count
+        entry["files"] += 1
+        entry["bytes"] += files[name].bytes
+    return list(found.values())
+
+
+def _count(path: Path) -> int | None:
+    try:
+        with safe_open(path, framework="numpy") as file:
+            text = (file.metadata() or {}).get(COUNT, "")
+    except (OSError, SafetensorError):
+        return None
+    return int(text) if text.isdecimal() else None
