@@ -97,6 +97,12 @@ def add_network(sub: argparse.ArgumentParser) -> None:
         help="segment in N x N tiles; auto: labels that are thin for the network's output, in as "
         "many as they need (default: by segmenter)",
     )
+    looks.add_argument(
+        "--threshold",
+        type=float,
+        metavar="P",
+        help="probability from which a pixel counts as a label's (default: by segmenter)",
+    )
 
 
 def add_volume(sub: argparse.ArgumentParser) -> None:
@@ -238,6 +244,8 @@ def network_options(options: argparse.Namespace) -> OptionChanges:
         changes["memory"] = options.memory
     if options.tiles is not None:
         changes["tiles"] = options.tiles
+    if options.threshold is not None:
+        changes["threshold"] = options.threshold
     return changes
 
 

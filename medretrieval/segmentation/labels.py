@@ -23,8 +23,9 @@ class SliceSegmentation:
 
     Attributes:
         mask: (H, W) unsigned integers at the picture's own size, 0 is background.
-        logits: (L, H, W) float32, one map a label in ascending order of its value; positive means
-            more likely the label than not. -1024 where the label was ruled out beforehand.
+        logits: (L, H, W) float32, one map a label in ascending order of its value; positive where
+            the label's probability is above `SegmentationOptions.threshold`. -1024 where the label
+            was ruled out beforehand.
         names: value -> name of the L labels that were asked for, found or not.
     """
 

@@ -27,6 +27,7 @@ class OptionChanges(TypedDict, total=False):
     flips: bool
     closer: bool
     tiles: Tiles
+    threshold: float
     negatives: bool
     pointers: Pointers
     memory: MemoryTokens
@@ -49,6 +50,10 @@ class SegmentationOptions:
         tiles: along a side of the part where the supports show a label, which is then segmented
             tile by tile; see `tiles.look_in_tiles`. "auto": as many as a label needs that is thin
             for the network's output, 1: none. No effect where the crop is a `Box` of one's own.
+        threshold: the probability from which a pixel counts as the label's. Dice is largest not at
+            one half but at half of the Dice that can be reached (Lipton, Elkan and
+            Naryanaswamy, "Optimal thresholding of classifiers to maximize F1 measure", 2014), so a
+            network that is often unsure should have a lower one.
         negatives: supports that do not show a label become memories of its absence (mask all
             zero); otherwise such supports are left out for that label.
         pointers: the frame distance that SAM 2's object pointers carry. "equal": the same for all
@@ -72,6 +77,7 @@ class SegmentationOptions:
     flips: bool = False
     closer: bool = False
     tiles: Tiles = 1
+    threshold: float = 0.5
     negatives: bool = True
     pointers: Pointers = "equal"
     memory: MemoryTokens = "all"
@@ -83,6 +89,8 @@ class SegmentationOptions:
         _one_of("memory", self.memory, get_args(MemoryTokens))
         if self.tiles != "auto" and (isinstance(self.tiles, str) or self.tiles < 1):
             raise UsageError(f"tiles {self.tiles!r}: expected 'auto' or a number, 1 or more")
+        if not 0 < self.threshold < 1:
+            raise UsageError(f"threshold {self.threshold}: expected a number between 0 and 1")
         if not (isfinite(self.crop_margin) and self.crop_margin >= 0):
             raise UsageError(f"crop margin {self.crop_margin}: expected a finite number, 0 or more")
 

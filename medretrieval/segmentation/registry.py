@@ -19,7 +19,9 @@ LIST_COMMAND = "medretrieval segmenters"
 # Frozen, so it can be shared by specs.
 _WHOLE_PICTURES = SegmentationOptions()
 # Measured; see weights/sam2_micro.md.
-_MICRO = SegmentationOptions(crop="supports", crop_margin=0.25, closer=True)
+_MICRO = SegmentationOptions(
+    crop="supports", crop_margin=0.25, closer=True, tiles="auto", threshold=0.27
+)
 
 Normalisation = Literal["imagenet", "per-picture"]
 Architecture = Literal["sam2", "micro", "efficienttam"]

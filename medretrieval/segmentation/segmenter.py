@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from math import log
 from typing import Any, Unpack
 
 import numpy as np
@@ -323,6 +324,7 @@ class Segmenter:
         size = (rows.stop - rows.start, columns.stop - columns.start)
         position = {name: i for i, name in enumerate(job.names.values())}
         part: NDArray[Any] = np.full((len(position), *size), ABSENT, np.float32)
+        zero = log(options.threshold / (1 - options.threshold))
         for supports, names in job.groups().items():
             views = []
             for mirrored, (encoding, view) in enumerate(zip(encodings, job.views, strict=True)):
@@ -345,7 +347,7 @@ class Segmenter:
                 mean = torch.stack(views).clamp(-_CERTAIN, _CERTAIN).mean(0)
             else:
                 mean = views[0]
-            part[[position[name] for name in names]] = mean.numpy()
+            part[[position[name] for name in names]] = mean.numpy() - zero
         logits = uncrop(part, job.box, job.shape, ABSENT)
         return SliceSegmentation(
             mask=merge(logits, list(job.names)), logits=logits, names=dict(job.names)

@@ -192,6 +192,18 @@ def test_mirrored_pair_gives_the_mirrored_mask_with_flips(toys: Any, segmenter: 
     assert np.abs(segmenter.segment(query, supports).logits - straight).max() > 0.01
 
 
+def test_a_threshold_below_one_half_finds_more(toys: Any, segmenter: Segmenter) -> None:
+    query, supports = toys.picture(9)[0], toys.supports(3)
+    half = segmenter.segment(query, supports, labels=["label 1"])
+    lower = segmenter.segment(query, supports, labels=["label 1"], threshold=0.2)
+    np.testing.assert_allclose(lower.logits, half.logits + np.log(4), atol=1e-4)
+    np.testing.assert_array_equal(lower.mask > 0, half.logits[0] > -np.log(4))
+    assert (lower.mask > 0).sum() > (half.mask > 0).sum()
+    for threshold in (0.0, 1.0, -2.0, float("nan")):
+        with pytest.raises(UsageError, match="threshold"):
+            segmenter.segment(query, supports, threshold=threshold)
+
+
 def test_crop_is_the_same_as_cropped_pictures(toys: Any, segmenter: Segmenter) -> None:
     query, supports = toys.picture(9, (80, 60))[0], toys.supports(2, 2, (40, 40))
     box = Box(0.25, 0.25, 0.75, 0.75)
