@@ -140,8 +140,9 @@ def _look(
     likely = 1 / (1 + np.exp(-result.logits[row].clip(-_CERTAIN, _CERTAIN)))
     box = _box(_center(np.where(likely > _FOUND, likely, 0)), size)
     own = {name: prompts[name]} if prompts and name in prompts else {}
-    # What a person points at is shown, even where that makes the structure smaller.
+    # What a person points at is shown, of the supports then as much.
     box = widened(box, own.values(), (height, width))
+    size = (box.bottom - box.top, box.right - box.left)
     centers = [_center(mask) if mask.any() else None for mask in masks]
     # A support without the label shows the place where the others have it.
     usual = np.mean([center for center in centers if center is not None], axis=0)

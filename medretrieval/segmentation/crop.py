@@ -46,13 +46,30 @@ class Box:
         return _span(self.top, self.bottom, shape[0]), _span(self.left, self.right, shape[1])
 
     def part(self, inner: Box) -> Box:
-        """The box that is `inner` in this one: `crop(crop(p, self), inner)` is its part of p."""
+        """The box that is `inner` in this one.
+
+        Its part of a picture p is `crop(crop(p, self), inner)` to within the rounding to pixels.
+        """
         high, wide = self.bottom - self.top, self.right - self.left
         return Box(
             self.top + inner.top * high,
             self.left + inner.left * wide,
             min(self.top + inner.bottom * high, 1.0),
             min(self.left + inner.right * wide, 1.0),
+        )
+
+    def relative(self, other: Box) -> Box:
+        """What of `other` lies in this box, in fractions of it: the inverse of `part`.
+
+        Raises:
+            UsageError: nothing does.
+        """
+        high, wide = self.bottom - self.top, self.right - self.left
+        return Box(
+            max((other.top - self.top) / high, 0.0),
+            max((other.left - self.left) / wide, 0.0),
+            min((other.bottom - self.top) / high, 1.0),
+            min((other.right - self.left) / wide, 1.0),
         )
 
 

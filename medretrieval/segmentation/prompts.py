@@ -190,13 +190,15 @@ def prompts_of(edits: Iterable[Edit]) -> dict[str, Prompts]:
 
 
 def widened(box: Box, prompts: Iterable[Prompts], shape: tuple[int, int]) -> Box:
-    """The smallest box that holds `box` and, with a pixel around, every place of `prompts`.
+    """The smallest box that holds `box` and, with a pixel around, what belongs to a label.
+
+    Those are positive points and boxes. A negative point outside says what holds there anyway.
 
     Args:
         shape: (H, W) of the picture that the places are in.
     """
     top, left, bottom, right = box.top, box.left, box.bottom, box.right
-    for x, y in (place for one in prompts for place in one.places()):
+    for x, y in (place for one in prompts for place in replace(one, negative=()).places()):
         top, bottom = min(top, (y - 1) / shape[0]), max(bottom, (y + 2) / shape[0])
         left, right = min(left, (x - 1) / shape[1]), max(right, (x + 2) / shape[1])
     return Box(max(0.0, top), max(0.0, left), min(1.0, bottom), min(1.0, right))

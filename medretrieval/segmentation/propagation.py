@@ -150,9 +150,14 @@ def propagate(
         changes: options for `Segmenter.segment`.
     """
     start = starts(found)
+    passed = 0
+
+    def alive(done: int, total: int, message: str) -> None:
+        progress(passed, 2 * len(found), "propagating")
+
     for label, place in start.items():
         first = found[place]
-        first.add(*segment_members(segmenter, [first.member], [label], no_progress, changes))
+        first.add(*segment_members(segmenter, [first.member], [label], alive, changes))
     for direction in (1, -1):
         for done, place in enumerate(range(len(found))[::direction], start=1):
             here = found[place]
@@ -164,7 +169,7 @@ def propagate(
             for seen, labels in together.items():
                 shown = [found[i].as_support(_apart(found[i], here)) for i in seen]
                 member = replace(here.member, supports=[*here.member.supports, *shown])
-                here.add(*segment_members(segmenter, [member], labels, no_progress, changes))
+                here.add(*segment_members(segmenter, [member], labels, alive, changes))
             passed = done + (len(found) if direction < 0 else 0)
             progress(passed, 2 * len(found), "propagating")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from math import log
@@ -150,7 +150,8 @@ class Segmenter:
             images, labels, **changes: as for `segment`.
             supports: a support set for every picture.
             prompts: for every picture its prompts, or None.
-            progress: told after every picture.
+            progress: told how many pictures are done; also within a picture's passes, without a
+                step, so that what it raises ends the work soon.
 
         Raises:
             UsageError: besides those of `segment`, not as many support sets or prompts as pictures.
@@ -164,28 +165,29 @@ class Segmenter:
                 f"{len(asked)}; expected as many"
             )
         results: list[SliceSegmentation] = []
+        passes = [] if isinstance(options.crop, Box) else _second_passes(options)
+
+        def alive(message: str) -> Progress:
+            return lambda done, total, _: progress(0, len(images), message)
+
         step = self.network.pictures_at_once
         for start in range(0, len(images), step):
             jobs = [
                 self._job(images[i], supports[i], labels, options, asked[i])
                 for i in range(start, min(start + step, len(images)))
             ]
-            memories = self._memories(jobs)
+            memories = self._memories(jobs, alive("encoding supports"))
             encodings = self._encode_queries(jobs)
             for job, views in zip(jobs, encodings, strict=True):
                 results.append(self._segment(job, views, memories, options))
-                progress(len(results), len(images), "segmenting")
-        if isinstance(options.crop, Box):
-            return results
+                progress(0 if passes else len(results), len(images), "segmenting")
         second: OptionChanges = {**changes, "closer": False, "tiles": 1, "crop": "none"}
-        again = partial(self.segment_batch, **second)
-        if options.closer:
-            results = look_closer(again, images, supports, results, prompts=asked)
-        if options.tiles != 1:
+        for look, message in passes:
+            again = partial(self.segment_batch, progress=alive(message), **second)
             cells = self.network.image_size // CELL
-            results = look_in_tiles(
-                again, images, supports, results, options.tiles, cells=cells, prompts=asked
-            )
+            results = look(again, images, supports, results, prompts=asked, cells=cells)
+        if passes:
+            progress(len(images), len(images), "segmenting")
         return results
 
     def prepare(
@@ -220,8 +222,7 @@ class Segmenter:
             check_support(support)
         names = chosen(_vocabulary(supports, prompts), labels)
         masks = [{name: name_mask(s, name) for name in names.values()} for s in supports]
-        box, support_boxes = _boxes(image, supports, masks, options)
-        box = widened(box, prompts.values(), image.shape[:2])
+        box, support_boxes = _boxes(image, supports, masks, options, prompts)
         parts = [
             (
                 crop(s.image, part),
@@ -354,6 +355,20 @@ class Segmenter:
         )
 
 
+def _second_passes(options: SegmentationOptions) -> list[tuple[Callable[..., Any], str]]:
+    """What looks at the first pass's labels again, each with its message for progress."""
+    passes: list[tuple[Callable[..., Any], str]] = []
+    if options.closer:
+        passes.append((_closer, "looking closer"))
+    if options.tiles != 1:
+        passes.append((partial(look_in_tiles, tiles=options.tiles), "looking in tiles"))
+    return passes
+
+
+def _closer(*passed: Any, prompts: Any, cells: int) -> list[SliceSegmentation]:
+    return look_closer(*passed, prompts=prompts)
+
+
 def _vocabulary(supports: Sequence[Support], prompts: Mapping[str, Prompts]) -> dict[int, str]:
     """One value a label; those that only prompts name come after those of the supports."""
     known = vocabulary(support.names for support in supports)
@@ -367,10 +382,16 @@ def _boxes(
     supports: Sequence[Support],
     masks: Sequence[Mapping[str, NDArray[np.bool_]]],
     options: SegmentationOptions,
+    prompts: Mapping[str, Prompts],
 ) -> tuple[Box, list[Box]]:
-    """What of the query and of each support is shown, by `SegmentationOptions.crop`."""
+    """What of the query and of each support is shown, by `SegmentationOptions.crop`.
+
+    What prompts say belongs to a label is shown too; of the supports then the same part.
+    """
+    shape = (image.shape[0], image.shape[1])
     if isinstance(options.crop, Box):
-        return options.crop, [options.crop] * len(supports)
+        box = widened(options.crop, prompts.values(), shape)
+        return box, [box] * len(supports)
     bodily = options.crop in ("body", "body+supports")
     around = [
         body_part(picture) if bodily else WHOLE for picture in (image, *(s.image for s in supports))
@@ -383,8 +404,10 @@ def _boxes(
             for mask in row.values()
         )
         part = box_around(every, margin=options.crop_margin)
-    query, *others = (box.part(part) for box in around)
-    return query, others
+    query = widened(around[0].part(part), prompts.values(), shape)
+    if query != around[0].part(part):
+        part = around[0].relative(query)
+    return query, [box.part(part) for box in around[1:]]
 
 
 def body_part(picture: NDArray[np.uint8]) -> Box:

@@ -92,12 +92,7 @@ def segment_volume(
     wanted = range(cut.count) if indices is None else list(dict.fromkeys(indices))
     pointed = _checked(prompts or {}, wanted, labels)
     known: set[str] = set()
-    passed = 0
-
-    def step(done: int, total: int, message: str) -> None:
-        nonlocal passed
-        passed += 1
-        progress(passed, len(wanted), f"{message} slices")
+    count = _Count(len(wanted), progress)
 
     def members() -> Iterator[Member]:
         for piece in cut.slices(wanted):
@@ -107,15 +102,15 @@ def segment_volume(
             if member.labels if labels is None else member.labels & set(labels):
                 yield member
             else:
-                step(1, 1, "segmenting")
+                count.add(1)
 
     if how.propagation == "both" and len(wanted) > 1:
         # What is only looked for to start from needs no closer look.
         quick: OptionChanges = {**changes, "closer": False}
-        slices = _slice_wise(members(), segmenter, labels, step, quick)
+        slices = _slice_wise(members(), segmenter, labels, count, quick)
         slices = _propagated(slices, segmenter, how.neighbours, progress, changes)
     else:
-        slices = _slice_wise(members(), segmenter, labels, step, changes)
+        slices = _slice_wise(members(), segmenter, labels, count, changes)
     found = [
         (member.piece.index, cut.stored(member.piece, result), result.names)
         for member, result in slices
@@ -183,17 +178,37 @@ class _Cut:
         return rows, columns
 
 
+class _Count:
+    """Tells of slices that are done, also while a group of them is being segmented."""
+
+    def __init__(self, total: int, progress: Progress) -> None:
+        self._total, self._progress = total, progress
+        self._passed = self._told = 0
+
+    def within(self, done: int, total: int, message: str) -> None:
+        """Progress of a group: `done` of its slices."""
+        self._told = max(self._told, self._passed + done)
+        self._progress(self._told, self._total, f"{message} slices")
+
+    def add(self, slices: int) -> None:
+        """A group is done."""
+        self._passed += slices
+        if self._told < self._passed:
+            self.within(0, slices, "segmenting")
+
+
 def _slice_wise(
     members: Iterator[Member],
     segmenter: BatchSegmenter,
     labels: Sequence[str] | None,
-    step: Progress,
+    count: _Count,
     changes: OptionChanges,
 ) -> Iterator[_Segmented]:
     """Segment every slice from its own supports, a chunk of slices at a time."""
     while chunk := list(islice(members, _CHUNK)):
         for names, group in _by_labels(chunk, labels).items():
-            results = segment_members(segmenter, group, names, step, changes)
+            results = segment_members(segmenter, group, names, count.within, changes)
+            count.add(len(group))
             yield from zip(group, results, strict=True)
 
 

@@ -131,3 +131,4 @@ def test_a_part_of_a_part_is_that_part_of_the_whole(outer: Box, inner: Box) -> N
     picture = np.arange(256 * 256, dtype=np.int32).reshape(256, 256)
     expected = crop(crop(picture, outer), inner)
     np.testing.assert_array_equal(crop(picture, outer.part(inner)), expected)
+    assert outer.relative(outer.part(inner)) == inner

@@ -163,13 +163,31 @@ def test_prompts_go_with_the_part_that_is_shown(
     np.testing.assert_allclose(asked.logits[:, rows, columns], part.logits, atol=TOLERANCE)
 
 
-def test_a_crop_is_widened_to_the_prompts(toys: Any, segmenter: Segmenter) -> None:
+def test_a_crop_is_widened_to_what_belongs_to_a_label(toys: Any, segmenter: Segmenter) -> None:
     query, supports = toys.picture(9)[0], toys.supports(2, 1)
-    far = Prompts(negative=((63, 0),))
-    result = segmenter.segment(
-        query, supports, prompts={"label 1": far}, crop="supports", crop_margin=0.0, closer=False
-    )
+    options: Any = {"crop": "supports", "crop_margin": 0.0, "closer": False}
+    far = Prompts(positive=((63, 0),))
+    result = segmenter.segment(query, supports, prompts={"label 1": far}, **options)
     assert result.logits[0, 0, 63] > -1000
+    # Supports are shown to the same scale: as with that box asked for.
+    shown = result.logits[0] > -1000
+    rows, columns = np.flatnonzero(shown.any(1)), np.flatnonzero(shown.any(0))
+    box = Box(rows[0] / 64, columns[0] / 64, (rows[-1] + 1) / 64, (columns[-1] + 1) / 64)
+    asked = segmenter.segment(query, supports, prompts={"label 1": far}, crop=box, closer=False)
+    np.testing.assert_allclose(result.logits, asked.logits, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("closer", [False, True])
+def test_a_negative_point_elsewhere_changes_nothing(
+    toys: Any, segmenter: Segmenter, closer: bool
+) -> None:
+    query, supports = toys.picture(9)[0], toys.supports(2, 1)
+    options: Any = {"crop": "supports", "crop_margin": 0.0, "closer": closer}
+    plain = segmenter.segment(query, supports, **options)
+    far = {"label 1": Prompts(negative=((63, 0),))}
+    assert plain.logits[0, 0, 63] < -0.9
+    again = segmenter.segment(query, supports, prompts=far, **options)
+    np.testing.assert_allclose(again.logits, plain.logits, atol=TOLERANCE)
 
 
 def test_the_closer_look_gets_the_prompts(toys: Any, segmenter: Segmenter) -> None:

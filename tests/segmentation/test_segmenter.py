@@ -243,7 +243,7 @@ def test_batch_equals_one_by_one(toys: Any, segmenter: Segmenter, encoded: list[
     batch = toys.as_segmenter(segmenter.network.model).segment_batch(
         queries, sets, progress=lambda done, total, message: steps.append(done)
     )
-    assert steps == [1, 2, 3, 4, 5]
+    assert [step for step in steps if step] == [1, 2, 3, 4, 5]
     assert sum(encoded) == 6 + 5
     for one, other in zip(single, batch, strict=True):
         np.testing.assert_allclose(other.logits, one, atol=1e-4)
