@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -384,10 +385,13 @@ def test_every_pass_can_be_cancelled(toys: Any, segmenter: Segmenter, kind: str)
         if message == kind:
             raise Cancelled("stopped")
 
+    corner = np.zeros((64, 64), np.uint8)
+    corner[30:38, 30:38] = 1
+    small = [replace(support, mask=corner) for support in toys.supports(2)]
     with pytest.raises(Cancelled):
         segmenter.segment_batch(
             [toys.picture(9, (128, 128))[0]],
-            [toys.supports(2)],
+            [small],
             progress=stop,
             closer=True,
             tiles=2,
