@@ -386,7 +386,7 @@ def test_every_pass_can_be_cancelled(toys: Any, segmenter: Segmenter, kind: str)
             raise Cancelled("stopped")
 
     corner = np.zeros((64, 64), np.uint8)
-    corner[30:38, 30:38] = 1
+    corner[20:44, 20:44] = 1
     small = [replace(support, mask=corner) for support in toys.supports(2)]
     with pytest.raises(Cancelled):
         segmenter.segment_batch(
