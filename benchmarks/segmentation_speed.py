@@ -180,6 +180,8 @@ def segmenting(
     segmenter = ours[precision]
 
     def prepared() -> Callable[[], object]:
+        # A query is encoded every time; a segmenter remembers the last.
+        segmenter.forget_encodings()
         if cached:
             # Memories made in float32 serve both precisions.
             ours["float32"].prepare(supports)

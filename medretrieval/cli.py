@@ -189,7 +189,7 @@ def _memories(options: argparse.Namespace) -> None:
     from medretrieval.segmentation import load_segmenter
     from medretrieval.segmentation.memories import remember_index
 
-    segmenter = load_segmenter(options.segmenter, device=options.device, **loading_options(options))
+    segmenter = load_segmenter(options.segmenter, **loading_options(options))
     done = remember_index(
         options.index,
         segmenter,

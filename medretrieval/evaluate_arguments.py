@@ -117,6 +117,7 @@ def _few_shot(sub: argparse.ArgumentParser) -> None:
     how.add_argument("--seed", type=int, default=0, help="of random supports, points, bootstrap")
     how.add_argument("--fresh", action="store_true", help="use no results of an earlier run")
     add_loading(sub)
+    sub.add_argument("--device", default="cpu", help="where it runs: cpu (default) or cuda")
     add_network(sub)
 
 

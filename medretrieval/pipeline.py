@@ -189,7 +189,7 @@ def segment(
         supports,
         support_k=support_k,
         sets=sets,
-        labels=labels,
+        labels=_retrieved(labels, prompts, index),
         indices=indices,
         filters=filters,
         orientation=orientation,
@@ -224,6 +224,17 @@ def segment(
         orientation=orientation,
         part=None if indices is None else (slice_axis(query.grid, policy.axis), tuple(indices)),
     )
+
+
+def _retrieved(
+    labels: Sequence[str] | None, prompts: Mapping[int, Mapping[str, Prompts]] | None, index: Index
+) -> Sequence[str] | None:
+    """The labels that supports are retrieved for: those asked for, less those only pointed at."""
+    if labels is None or not prompts:
+        return labels
+    pointed = {label for of_slice in prompts.values() for label in of_slice}
+    new = pointed - set(index.store.vocabulary.values())
+    return [label for label in labels if label not in new] or None
 
 
 def _use_stored(index: Index, segmenter: BatchSegmenter) -> None:

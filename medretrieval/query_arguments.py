@@ -43,7 +43,7 @@ def add_embedder(sub: argparse.ArgumentParser, *, precision: str | None) -> None
         metavar="PATH",
         help="local file or folder with the embedder's weights, or its JSON description",
     )
-    sub.add_argument("--device", default="cpu", help="where it runs: cpu (default) or cuda")
+    sub.add_argument("--device", default="cpu", help="where networks run: cpu (default) or cuda")
     sub.add_argument(
         "--precision",
         choices=get_args(Precision),

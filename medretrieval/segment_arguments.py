@@ -58,6 +58,7 @@ def loading_options(options: argparse.Namespace) -> dict[str, Any]:
         "checkpoint": options.checkpoint,
         "image_size": options.image_size,
         "precision": options.segmenter_precision,
+        "device": options.device,
     }
 
 

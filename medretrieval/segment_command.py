@@ -46,8 +46,8 @@ def segment(options: argparse.Namespace) -> None:
     pointed = prompts(options)
     policy = slicing(index.manifest.slices, query.grid, volume_options(options))
     supports = given_supports(options, policy, index.store.vocabulary)
-    if options.agreement and options.slice is None:
-        raise UsageError("--agreement is of one slice of the query; say which by --slice")
+    if options.agreement:
+        _check_agreement(options, pointed, supports)
     how: dict[str, Any] = {
         "segmenter": load_segmenter(
             options.segmenter,
@@ -84,6 +84,20 @@ def segment(options: argparse.Namespace) -> None:
     if truth is not None:
         data["dice"] = result.dice(truth)
     show(options, data, lambda: f"{out}\n{_listed(data)}")
+
+
+def _check_agreement(options: argparse.Namespace, pointed: object, supports: Any) -> None:
+    """Refuse what has no agreement before a mask is made and written."""
+    if options.slice is None:
+        raise UsageError("--agreement is of one slice of the query; say which by --slice")
+    if pointed:
+        raise UsageError(
+            "--agreement says how far a mask depends on its supports; ask for it without points "
+            "and boxes"
+        )
+    count = options.support_k if supports is None else len(supports)
+    if count < 2:
+        raise UsageError(f"--agreement needs at least 2 supports, there is {count}")
 
 
 def _listed(data: Mapping[str, Any]) -> str:

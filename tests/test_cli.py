@@ -185,8 +185,26 @@ def test_segment_says_how_far_single_supports_decide(
     made = run(capsys, "segment", *arguments, "--slice", 3, "--support-k", 4)
     assert set(made["agreement"]) == {"label_1"}
     assert 0.5 < made["agreement"]["label_1"] <= 1
-    assert main(["segment", *map(str, arguments), "--force", "--quiet"]) == 2
-    assert "--slice" in capsys.readouterr().err
+    refused = {
+        "--slice": ["--out", tmp_path / "no.nii"],
+        "without points": ["--out", tmp_path / "no.nii", "--slice", 3, "--positive", "label_1=9,9"],
+        "at least 2": ["--out", tmp_path / "no.nii", "--slice", 3, "--support-k", 1],
+    }
+    for message, more in refused.items():
+        command = ["segment", world / "index", query(world), "--agreement", "--quiet", *more]
+        assert main([*map(str, command)]) == 2
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "no.nii").exists()
+
+
+def test_a_new_label_may_be_named_and_pointed_at(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = run(
+        *(capsys, "segment", world / "index", query(world), "--out", tmp_path / "mask.nii"),
+        *("--slice", 3, "--labels", "label_1,tumour", "--positive", "tumour=5,5"),
+    )
+    assert [row["name"] for row in made["labels"]] == ["label_1", "tumour"]
 
 
 def test_segment_does_not_overwrite(

@@ -29,7 +29,11 @@ def open_set(
     from medretrieval.retrieval.engine import open_index
 
     where = {**chosen.where, "split": "database"}
-    made_of = [chosen.rows("database"), sorted(chosen.labels.items()), embedder]
+    rows = chosen.rows("database")
+    named = [row[column] for row in rows for column in ("path", "mask") if row.get(column)]
+    stats = [(chosen.table.parent / name).stat() for name in named]
+    files = [(stat.st_size, stat.st_mtime_ns) for stat in stats]
+    made_of = [rows, files, sorted(chosen.labels.items()), embedder]
     digest = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:8]
     path = folder / f"{file_name(chosen.name)}-{digest}"
     if not path.exists():

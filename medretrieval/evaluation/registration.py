@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medretrieval.errors import UnavailableError
+from medretrieval.errors import InputError, UnavailableError
 
 # Registration is of pictures reduced to this side; the transform found is applied at full size.
 _SIDE = 128
+_LEAST = 8  # pixels along a side, below which nothing can be smoothed
 _HISTOGRAM = (128, 8)  # levels, match points
 _AFFINE_ITERATIONS = 60
 _DEMONS = ((4, 40), (2, 30), (1, 15))  # reduction, iterations
@@ -101,6 +102,11 @@ def _reduced(sitk: Any, image: Any) -> Any:
     size = [min(_SIDE, side) for side in image.GetSize()]
     spacing = [_SIDE / side for side in size]
     sigmas = [0.5 * new for new in spacing]
+    if min(image.GetSize()) < _LEAST:
+        raise InputError(
+            f"a picture of {image.GetSize()[0]} x {image.GetSize()[1]} pixels cannot be "
+            f"registered; expected at least {_LEAST} along each side"
+        )
     if size != list(image.GetSize()):
         image = sitk.SmoothingRecursiveGaussian(image, sigmas)
     grid = sitk.Image(size, sitk.sitkFloat32)

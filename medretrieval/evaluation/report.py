@@ -53,7 +53,7 @@ def few_shot_report(
                 "name": chosen.name,
                 "title": chosen.title,
                 "labels": labels,
-                "every": chosen.every,
+                "every": chosen.every * options["every"],
                 "methods": _per_method([r for r in own if r["in_table"]], labels, segmenter, seed),
                 "curve": _per_method([r for r in own if r["on_curve"]], labels, segmenter, seed),
                 "agreement": correlations([p for p in pairs if p["set"] == chosen.name]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -66,6 +67,12 @@ class EvaluationSet:
                     mask=self.table.parent / row["mask"],
                     modality=row.get("modality") or None,
                 )
+            )
+        twice = [name for name, n in Counter(c.volume_id for c in cases).items() if n > 1]
+        if twice:
+            raise UsageError(
+                f"{self.table} has several queries called {twice[0]!r}; give every case a "
+                "volume_id of its own"
             )
         return cases
 

@@ -190,6 +190,10 @@ class Segmenter:
             progress(len(images), len(images), "segmenting")
         return results
 
+    def forget_encodings(self) -> None:
+        """Forget the encodings of the last pictures, which are kept for corrections."""
+        self._encode = RecentEncodings(self.network.encode)
+
     def prepare(
         self,
         supports: Sequence[Support],

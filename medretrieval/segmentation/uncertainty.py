@@ -73,8 +73,9 @@ def leave_one_out(
     """Segment a picture from all K supports, and from all but each of them.
 
     The jackknife over supports: what one case alone decides is uncertain. Every pass is what
-    `segment` would do with those supports, crop and closer look included. With stored memories it
-    costs one encoding of the picture and K + 1 passes of memory attention and decoder.
+    `segment` would do with those supports, crop and closer look included. Where pictures are shown
+    whole (crop "none" or "body", no closer look) it costs one encoding of each picture and K + 1
+    passes of memory attention and decoder; crops that change with the supports are encoded anew.
 
     Args:
         image: (H, W) or (H, W, 3) uint8.
