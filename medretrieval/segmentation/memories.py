@@ -18,10 +18,11 @@ from medretrieval.errors import UsageError, unknown_name
 from medretrieval.index.memory_files import COUNT, add_memories, memory_prefix
 from medretrieval.index.store import IndexStore, open_store
 from medretrieval.index.workspace import lock_folder, sync, writing
+from medretrieval.segmentation.boxes import body_part
 from medretrieval.segmentation.cache import Memory
 from medretrieval.segmentation.crop import WHOLE, crop
 from medretrieval.segmentation.labels import check_support, name_mask
-from medretrieval.segmentation.segmenter import Segmenter, body_part
+from medretrieval.segmentation.segmenter import Segmenter
 from medretrieval.segmentation.shown import Shown
 from medretrieval.segmentation.stored import FORMAT, StoredMemories
 from medretrieval.types import Progress, Support, no_progress

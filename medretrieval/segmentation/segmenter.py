@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from medretrieval.errors import UsageError
-from medretrieval.imaging.body import body_box
+from medretrieval.segmentation.boxes import boxes
 from medretrieval.segmentation.cache import Memory, MemoryCache
 from medretrieval.segmentation.closer import look_closer
-from medretrieval.segmentation.crop import WHOLE, Box, box_around, crop, uncrop
+from medretrieval.segmentation.crop import Box, crop, uncrop
 from medretrieval.segmentation.encodings import RecentEncodings
 from medretrieval.segmentation.labels import (
     ABSENT,
@@ -30,7 +30,7 @@ from medretrieval.segmentation.labels import (
     vocabulary,
 )
 from medretrieval.segmentation.options import OptionChanges, SegmentationOptions
-from medretrieval.segmentation.prompts import Prompts, checked, moved, widened
+from medretrieval.segmentation.prompts import Prompts, checked, moved
 from medretrieval.segmentation.registry import SegmenterSpec
 from medretrieval.segmentation.sam2_backend import CELL, Encoding, Sam2Network
 from medretrieval.segmentation.shown import Shown
@@ -226,7 +226,7 @@ class Segmenter:
             check_support(support)
         names = chosen(_vocabulary(supports, prompts), labels)
         masks = [{name: name_mask(s, name) for name in names.values()} for s in supports]
-        box, support_boxes = _boxes(image, supports, masks, options, prompts)
+        box, support_boxes = boxes(image, supports, masks, options, prompts)
         parts = [
             (
                 crop(s.image, part),
@@ -379,43 +379,3 @@ def _vocabulary(supports: Sequence[Support], prompts: Mapping[str, Prompts]) -> 
     more = [name for name in prompts if name not in known.values()]
     first = max(known, default=0) + 1
     return {**known, **dict(enumerate(more, start=first))}
-
-
-def _boxes(
-    image: NDArray[np.uint8],
-    supports: Sequence[Support],
-    masks: Sequence[Mapping[str, NDArray[np.bool_]]],
-    options: SegmentationOptions,
-    prompts: Mapping[str, Prompts],
-) -> tuple[Box, list[Box]]:
-    """What of the query and of each support is shown, by `SegmentationOptions.crop`.
-
-    What prompts say belongs to a label is shown too; of the supports then the same part.
-    """
-    shape = (image.shape[0], image.shape[1])
-    if isinstance(options.crop, Box):
-        box = widened(options.crop, prompts.values(), shape)
-        return box, [box] * len(supports)
-    bodily = options.crop in ("body", "body+supports")
-    around = [
-        body_part(picture) if bodily else WHOLE for picture in (image, *(s.image for s in supports))
-    ]
-    part = WHOLE
-    if options.crop in ("supports", "body+supports"):
-        every = (
-            crop(mask, box)
-            for row, box in zip(masks, around[1:], strict=True)
-            for mask in row.values()
-        )
-        part = box_around(every, margin=options.crop_margin)
-    query = widened(around[0].part(part), prompts.values(), shape)
-    if query != around[0].part(part):
-        part = around[0].relative(query)
-    return query, [box.part(part) for box in around[1:]]
-
-
-def body_part(picture: NDArray[np.uint8]) -> Box:
-    """The part of a picture (H, W[, 3]) that shows the body, see `body_box`."""
-    rows, columns = body_box(picture)
-    height, width = picture.shape[:2]
-    return Box(rows.start / height, columns.start / width, rows.stop / height, columns.stop / width)
