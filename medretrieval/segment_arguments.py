@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from medretrieval.errors import UsageError
 from medretrieval.option_values import label_names, positive
 from medretrieval.segmentation.options import (
+    MOST_TILES,
     VOLUME_DEFAULTS,
     Axis,
     CropPolicy,
@@ -253,8 +254,8 @@ def network_options(options: argparse.Namespace) -> OptionChanges:
 def _tiles(text: str) -> Tiles:
     if text == "auto":
         return "auto"
-    if not (text.isdecimal() and int(text) > 0):
-        raise argparse.ArgumentTypeError(f"{text!r}: expected auto or a number, 1 or more")
+    if not (text.isdecimal() and 1 <= int(text) <= MOST_TILES):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected auto or a number, 1 to {MOST_TILES}")
     return int(text)
 
 

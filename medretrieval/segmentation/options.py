@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 from math import isfinite
-from typing import Any, Literal, TypedDict, get_args
+from numbers import Integral, Real
+from typing import Any, Literal, TypedDict, cast, get_args
 
-from medretrieval.errors import UsageError
+from medretrieval.errors import UsageError, unknown_name
 from medretrieval.segmentation.crop import Box
 
 CropPolicy = Literal["none", "body", "supports", "body+supports"]
@@ -17,6 +19,8 @@ Axis = Literal["index", "best"]
 Precision = Literal["float32", "bfloat16"]
 MemoryTokens = Literal["all", "pooled", "foreground"]
 Tiles = int | Literal["auto"]
+
+MOST_TILES = 16  # along a side; the time grows with the square
 
 
 class OptionChanges(TypedDict, total=False):
@@ -48,8 +52,9 @@ class SegmentationOptions:
             reach out of the first crop; see `closer.look_closer`. No effect where the crop is a
             `Box` of one's own.
         tiles: along a side of the part where the supports show a label, which is then segmented
-            tile by tile; see `tiles.look_in_tiles`. "auto": as many as a label needs that is thin
-            for the network's output, 1: none. No effect where the crop is a `Box` of one's own.
+            tile by tile, at most `MOST_TILES`; see `tiles.look_in_tiles`. "auto": as many as a
+            label needs that is thin for the network's output, 1: none. No effect where the crop is
+            a `Box` of one's own.
         threshold: the probability from which a pixel counts as the label's. Dice is largest not at
             one half but at half of the Dice that can be reached (Lipton, Elkan and
             Naryanaswamy, "Optimal thresholding of classifiers to maximize F1 measure", 2014), so a
@@ -69,7 +74,7 @@ class SegmentationOptions:
             `tokens` tells what they compute.
 
     Raises:
-        UsageError: a value is not one of these.
+        UsageError: a value is not one of these, or of another type.
     """
 
     crop: CropPolicy | Box = "none"
@@ -87,16 +92,50 @@ class SegmentationOptions:
             _one_of("crop", self.crop, get_args(CropPolicy), " or a Box")
         _one_of("pointers", self.pointers, get_args(Pointers))
         _one_of("memory", self.memory, get_args(MemoryTokens))
-        if self.tiles != "auto" and (isinstance(self.tiles, str) or self.tiles < 1):
-            raise UsageError(f"tiles {self.tiles!r}: expected 'auto' or a number, 1 or more")
-        if not 0 < self.threshold < 1:
-            raise UsageError(f"threshold {self.threshold}: expected a number between 0 and 1")
-        if not (isfinite(self.crop_margin) and self.crop_margin >= 0):
-            raise UsageError(f"crop margin {self.crop_margin}: expected a finite number, 0 or more")
+        for name in ("flips", "closer", "negatives"):
+            if not isinstance(getattr(self, name), bool):
+                raise UsageError(f"{name} {getattr(self, name)!r}: expected true or false")
+        if self.tiles != "auto" and not (
+            _is_a(Integral, self.tiles) and 1 <= self.tiles <= MOST_TILES
+        ):
+            raise UsageError(
+                f"tiles {self.tiles!r}: expected 'auto' or a whole number from 1 to {MOST_TILES}"
+            )
+        if not (_is_a(Real, self.threshold) and 0 < self.threshold < 1):
+            raise UsageError(f"threshold {self.threshold!r}: expected a number between 0 and 1")
+        margin = self.crop_margin
+        if not (_is_a(Real, margin) and isfinite(margin) and margin >= 0):
+            raise UsageError(f"crop_margin {margin!r}: expected a finite number, 0 or more")
 
     def changed(self, changes: OptionChanges) -> SegmentationOptions:
         """Return these options with some of them changed."""
         return replace(self, **changes)
+
+
+def read_options(values: Any) -> OptionChanges:
+    """Options from outside of the program, such as from JSON.
+
+    Args:
+        values: option -> value; options that are missing stay as the segmenter has them.
+
+    Raises:
+        UsageError: it is no mapping, has an option that there is not, or a value is not as
+            `SegmentationOptions` wants it.
+
+    >>> read_options({"crop": "body", "tiles": "auto"})
+    {'crop': 'body', 'tiles': 'auto'}
+    """
+    known = [field.name for field in fields(SegmentationOptions)]
+    if not isinstance(values, Mapping):
+        raise UsageError(
+            f"options {values!r}: expected names with values, such as {{'closer': True}}; "
+            f"known: {', '.join(known)}"
+        )
+    for name in values:
+        if name not in known:
+            raise unknown_name("option", str(name), known, None)
+    SegmentationOptions(**values)
+    return cast(OptionChanges, dict(values))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,6 +167,11 @@ class VolumeOptions:
         _one_of("axis", self.axis, get_args(Axis))
         if self.neighbours < 1:
             raise UsageError(f"neighbours {self.neighbours}: expected a whole number, 1 or more")
+
+
+def _is_a(kind: type, value: Any) -> bool:
+    """Whether a value is a number of this kind; True and False are none."""
+    return isinstance(value, kind) and not isinstance(value, bool)
 
 
 def _one_of(name: str, value: Any, known: tuple[str, ...], more: str = "") -> None:

@@ -44,6 +44,7 @@ class Components(SearchOptions, SegmentColumn):
         # What was just made, until it is known to belong to what the visitor looks at now.
         self.new_found = gr.State(None, time_to_live=KEPT_SECONDS)
         self.new_outcome = gr.State(None, time_to_live=KEPT_SECONDS)
+        self.new_correction = gr.State(None, time_to_live=KEPT_SECONDS)
         self.run = gr.State(None, time_to_live=KEPT_SECONDS)  # what can be cancelled
         self.corner = gr.State(None, time_to_live=KEPT_SECONDS)  # of a box that is being drawn
         self.explaining = gr.State(None, time_to_live=KEPT_SECONDS)  # the hit that is explained

@@ -84,6 +84,7 @@ class Connecting:
         event: bool = False,
         progress: bool = False,
         heavy: bool = False,
+        alone: bool = False,
         spent: Sequence[str] = (),
         failed: Updates | None = None,
         **options: Any,
@@ -95,6 +96,8 @@ class Connecting:
             shown: the part over which a progress bar or spinner is drawn; none by default.
             event, progress: whether the action wants the event first, the progress callback last.
             heavy: it runs a network; few of these run at the same time.
+            alone: it changes what it was given, such as the mask; none of these run at the same
+                time, so that none undoes what another one did.
             spent: uploads to take away when the action fails, as their files are deleted.
             failed: further updates when it fails, of parts that would not be true any more.
         """
@@ -131,8 +134,8 @@ class Connecting:
             [getattr(self._parts, name) for name in dict.fromkeys([*outputs.split(), status])],
             show_progress="hidden" if shown is None else "full",
             show_progress_on=shown,
-            concurrency_id="models" if heavy else None,
-            concurrency_limit=2 if heavy else 8,
+            concurrency_id="models" if heavy else "mask" if alone else None,
+            concurrency_limit=2 if heavy else 1 if alone else 8,
             api_visibility="private",
             **options,
         )

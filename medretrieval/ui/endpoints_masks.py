@@ -10,7 +10,7 @@ import gradio as gr
 from medretrieval.errors import UsageError
 from medretrieval.imaging.orientation import AS_STORED
 from medretrieval.pipeline import DEFAULT_SUPPORT_K
-from medretrieval.segmentation.options import VOLUME_DEFAULTS, VolumeOptions
+from medretrieval.segmentation.options import VOLUME_DEFAULTS, VolumeOptions, read_options
 from medretrieval.segmentation.prompts import Edit, Prompts, prompts_of
 from medretrieval.segmentation.registry import DEFAULT_SEGMENTER
 from medretrieval.types import Support
@@ -18,7 +18,6 @@ from medretrieval.ui import exports
 from medretrieval.ui.answering import HEAVY, Answering, Answers, named, number_input, text_input
 from medretrieval.ui.backend import DEMO
 from medretrieval.ui.connecting import stored
-from medretrieval.ui.uploads import taken
 
 PROMPT = (
     '{"slice": 12, "label": "liver", "kind": "positive", "at": [140, 96]}, its kind "positive", '
@@ -96,8 +95,9 @@ class MaskEndpoints(Answers):
             supports: a support set (.zip), as /support_set or the page makes it, to segment from
                 instead of what is found in the index.
             options: of the segmenter, where they differ from its own: "crop" ("none", "body",
-                "supports", "body+supports"), "memory" ("all", "pooled", "foreground"),
-                "negatives", "flips", "closer" (true or false).
+                "supports", "body+supports"), "crop_margin" (0 or more), "memory" ("all", "pooled",
+                "foreground"), "negatives", "flips", "closer" (true or false), "tiles" ("auto", or
+                1 to 16), "threshold" (between 0 and 1).
             prompts: points and boxes on single slices, in pixels of the slice as displayed, each
                 as {"slice": 12, "label": "liver", "kind": "positive", "at": [140, 96]}; kind is
                 "positive" or "negative" (x, y), or "box" (left, top, right, bottom). "slice" may
@@ -127,7 +127,7 @@ class MaskEndpoints(Answers):
                 prompts=read_prompts(prompts or [], slice_index),
                 sets=sets,
                 how=VolumeOptions(**how),
-                options=options or {},
+                options=read_options(options or {}),
             )
             data = exports.nifti_bytes(made.labels)
         return stored(exports.MASK_FILE, data, self._cache), made.to_json()
@@ -177,7 +177,7 @@ class MaskEndpoints(Answers):
                 supports=given,
                 labels=labels or None,
                 orientation=orientation or AS_STORED,
-                options=options or {},
+                options=read_options(options or {}),
             )
             data = exports.grey_bytes(found.overall())
         return stored(exports.AGREEMENT_FILE, data, self._cache), found.to_json()
@@ -190,23 +190,17 @@ class MaskEndpoints(Answers):
         Args:
             image: PNG, JPEG, TIFF, NIfTI or DICOM file.
             mask: its label map on the same grid, as PNG or NIfTI; 0 is background.
-            names: of its values, such as {"1": "liver"}.
+            names: of its values, such as {"1": "liver"}; default those of the index.
             index: key of the index that images are segmented with; slices are made as for it.
 
         Returns:
-            The support set as .zip, for /segment and /agreement.
+            The support set as .zip, for /segment and /agreement. Of a volume it has at most 8 of
+            the annotated slices, spread out evenly.
         """
-        from medretrieval.segmentation.supports import pack_supports, supports_from_pair
+        from medretrieval.segmentation.supports import pack_supports
 
         with Answering():
-            policy = self._backend.open(index).policy
-            uploads = self._actions.uploads
-            with (
-                taken(image, uploads, name="your image") as picture,
-                taken(mask, uploads, name="your mask") as annotation,
-            ):
-                made = supports_from_pair(picture, annotation, policy=policy, names=named(names))
-            data = pack_supports(made)
+            data = pack_supports(self._actions.read_pair(image, mask, index, named(names)))
         return stored(exports.SUPPORTS_FILE, data, self._cache)
 
     def _supports(self, upload: str | None, index: str) -> list[Support] | None:

@@ -127,7 +127,7 @@ class SegmentColumn:
                 )
             self.own_names = gr.Textbox(
                 label="Names of the mask values",
-                placeholder="1=liver, 2=spleen",
+                placeholder="1=liver, 2=spleen; else as in the index",
                 elem_id="mr-own-names",
             )
             self.own_add = gr.Button("Add to the support set", size="sm", elem_id="mr-own-add")

@@ -181,6 +181,7 @@ class CartItem:
 
 
 Cart = tuple[CartItem, ...]
+MOST_SUPPORTS = 256  # in a support set: each is a card on the page and a memory of the network
 
 
 def set_item(support: Support) -> CartItem:
@@ -189,18 +190,41 @@ def set_item(support: Support) -> CartItem:
     return CartItem(key=f"set/{digest}", support=support, title=support.key)
 
 
+def limited(items: Iterable[CartItem]) -> Cart:
+    """The items as a cart.
+
+    Raises:
+        UsageError: they are more than `MOST_SUPPORTS`.
+    """
+    cart = tuple(items)
+    if len(cart) > MOST_SUPPORTS:
+        raise UsageError(
+            f"that would be {len(cart)} slices; a support set holds at most {MOST_SUPPORTS} here. "
+            "Take some out, or add fewer"
+        )
+    return cart
+
+
 def add_to_cart(cart: Cart, items: Iterable[CartItem]) -> Cart:
-    """The cart with further items at its end; what is in it already stays where it is."""
+    """The cart with further items at its end; what is in it already stays where it is.
+
+    Raises:
+        UsageError: as `limited`.
+    """
     merged = {item.key: item for item in cart}
     for item in items:
         merged.setdefault(item.key, item)
-    return tuple(merged.values())
+    return limited(merged.values())
 
 
 def replace_in_cart(cart: Cart, item: CartItem) -> Cart:
-    """The cart with an item, in the place of the one of the same key if there is one."""
+    """The cart with an item, in the place of the one of the same key if there is one.
+
+    Raises:
+        UsageError: as `limited`.
+    """
     merged = {held.key: held for held in cart}
-    return tuple({**merged, item.key: item}.values())
+    return limited({**merged, item.key: item}.values())
 
 
 def remove_from_cart(cart: Cart, key: str) -> Cart:
@@ -230,6 +254,7 @@ class Outcome:
         supports: the support set, None where the supports were retrieved.
         cart: keys of the support set; empty where there was none.
         corrected: what was changed, by slice.
+        token: different for every segmentation; corrections leave it as it is.
     """
 
     segmentation: Segmentation
@@ -242,6 +267,7 @@ class Outcome:
     supports: tuple[Support, ...] | None = None
     orientation: str = AS_STORED  # in which the slices were segmented
     corrected: Mapping[int, Corrected] = field(default_factory=dict)
+    token: str = field(default_factory=_token)
 
     def fits(self, query: Query, index: str) -> bool:
         """Whether this was made of the same image with the same index."""
@@ -283,6 +309,18 @@ class Outcome:
         corrected = Corrected(before=before, edits=edits) if edits else None
         return self._with(axis, index, mask, names, corrected)
 
+    def applied(self, correction: Correction, policy: SlicePolicy) -> Outcome | None:
+        """The same with a correction that may have been made of it before other changes.
+
+        Returns:
+            None if the slice has other corrections by now, or was segmented by itself since.
+        """
+        index, of = correction.slice_index, correction.of
+        by_itself = self.token != of.token and self.slice_index == index
+        if by_itself or self.edits(index) != of.edits(index):
+            return None
+        return self.with_edits(policy, index, correction.edits, correction.made)
+
     def keeping(self, former: Outcome, policy: SlicePolicy) -> Outcome:
         """The same with the slices that were corrected in a former mask of the same image.
 
@@ -317,6 +355,21 @@ class Outcome:
             segmentation=replace(self.segmentation, labels=labels),
             corrected=dict(sorted(rest.items())),
         )
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Correction:
+    """A finished correction of one slice, not yet part of the mask, which may change meanwhile.
+
+    Attributes:
+        of: the mask that it was made of.
+        edits, made: as for `Outcome.with_edits`.
+    """
+
+    of: Outcome
+    slice_index: int
+    edits: tuple[Edit, ...]
+    made: LabelVolume | None = None
 
 
 class Props(dict[str, Any]):

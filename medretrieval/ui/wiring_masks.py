@@ -57,7 +57,7 @@ class MaskWiring(Connecting):
                 button.click, functools.partial(act.segment, scope=scope),
                 [*self._session, page.slice, page.run, *page.asked()], "new_outcome",
             )  # fmt: skip
-            self._show(segmented.then)
+            self._show(segmented.then, act.show_outcome, "new_outcome")
         self.on(page.cancel.click, act.cancel, [page.run], "", "segment_status")
 
     def _cancellable(
@@ -73,15 +73,17 @@ class MaskWiring(Connecting):
         self.on(done.then, act.end, [page.run], "cancel", "segment_status")
         return done
 
-    def _show(self, trigger: Callable[..., Any]) -> None:
-        """Show the mask that was made."""
+    def _show(
+        self, trigger: Callable[..., Any], action: Callable[..., dict[str, Any]], made: str
+    ) -> None:
+        """Show the mask with what was made, which is in the state `made`."""
         page = self._parts
         self.on(
-            trigger, with_session(self._actions.show_outcome),
-            [*self._session, page.window, page.slice, page.label, page.new_outcome],
-            "new_outcome outcome result result_tools result_slice legend label corner "
-            f"agreement_view {FILES}",
-            "segment_status",
+            trigger, with_session(action),
+            [*self._session, page.window, page.slice, page.label, getattr(page, made)],
+            f"{made} outcome result result_tools result_slice legend label corner agreement_view "
+            f"{FILES}",
+            "segment_status", alone=True,
         )  # fmt: skip
 
     def _correct(self) -> None:
@@ -94,19 +96,19 @@ class MaskWiring(Connecting):
         pointing = self.on(
             page.result.click, pointed,
             [*self._session, page.window, page.slice, page.label, page.tool, page.corner],
-            "new_outcome corner result", "segment_status", event=True, heavy=True,
+            "new_correction corner result", "segment_status", event=True, heavy=True,
         )  # fmt: skip
         pointing.then(None, None, None, js=UNMARK_SCRIPT, api_visibility="private")
         undone = self.on(
-            page.undo.click, with_session(act.undo), shown, "new_outcome", "segment_status",
+            page.undo.click, with_session(act.undo), shown, "new_correction", "segment_status",
             heavy=True,
         )  # fmt: skip
         cleared = self.on(
-            page.uncorrect.click, with_session(act.uncorrect), shown, "new_outcome",
+            page.uncorrect.click, with_session(act.uncorrect), shown, "new_correction",
             "segment_status",
         )  # fmt: skip
         for changed in (pointing, undone, cleared):
-            self._show(changed.then)
+            self._show(changed.then, act.show_correction, "new_correction")
         self.on(page.add_slice.click, with_session(act.add_slice), shown, CARTS, "segment_status")
         self._cancellable(page.check.click, act.check, [*shown, page.run], "agreement_view")
         self.on(

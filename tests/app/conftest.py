@@ -280,8 +280,11 @@ class Visitor:
 
     def shows(self, made: dict[str, Any], number: int = 2) -> dict[str, Any]:
         """Show the mask that an action made."""
-        new = made["new_outcome"]
-        return self.do(self.actions.show_outcome(self.session, "", number, None, new))
+        if "new_outcome" in made:
+            act, new = self.actions.show_outcome, made["new_outcome"]
+        else:
+            act, new = self.actions.show_correction, made["new_correction"]
+        return self.do(act(self.session, "", number, None, new))
 
     def point(
         self,
@@ -295,12 +298,25 @@ class Visitor:
         shape: tuple[int, int] = (20, 24),
     ) -> dict[str, Any]:
         """Click on pixel (x, y) of a slice of `shape` (H, W), or draw from `start` to it."""
+        made = self.pointed(x, y, label=label, tool=tool, number=number, start=start, shape=shape)
+        self.do({k: v for k, v in made.items() if k != "new_correction"})
+        return self.shows(made, number) if "new_correction" in made else made
+
+    def pointed(
+        self,
+        x: float,
+        y: float,
+        *,
+        label: str = "liver",
+        tool: str = "positive",
+        number: int = 2,
+        start: tuple[float, float] | None = None,
+        shape: tuple[int, int] = (20, 24),
+    ) -> dict[str, Any]:
+        """The same, of which nothing is shown yet."""
         places = [share(start or (x, y), shape), share((x, y), shape)]
-        made = self.actions.point(
-            self.session, places, "", number, label, tool, self.shown.get("corner")
-        )
-        self.do({k: v for k, v in made.items() if k != "new_outcome"})
-        return self.shows(made, number) if "new_outcome" in made else made
+        corner = self.shown.get("corner")
+        return self.actions.point(self.session, places, "", number, label, tool, corner)
 
 
 @pytest.fixture

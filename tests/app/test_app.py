@@ -20,6 +20,7 @@ import pytest
 from PIL import Image
 
 from medretrieval.errors import Cancelled, InputError, UsageError
+from medretrieval.segmentation.supports import unpack_supports
 from medretrieval.ui.endpoints_masks import read_prompts
 from medretrieval.ui.session import Download, Props
 
@@ -280,6 +281,32 @@ def test_programs_segment_from_their_own_annotation(
 def test_prompts_of_programs_are_checked(prompt: Any) -> None:
     with pytest.raises(UsageError, match="expected"):
         read_prompts([prompt], None)
+
+
+def test_an_annotation_without_names_has_those_of_the_index(
+    server: str, nifti: Path, tmp_path: Path
+) -> None:
+    from gradio_client import Client, handle_file
+
+    mask = np.zeros((24, 20, 5), np.uint8)
+    mask[14:20, 12:16, 2:4] = 2
+    nib.Nifti1Image(mask, nib.load(nifti).affine).to_filename(tmp_path / "mask.nii.gz")
+    client = Client(server, verbose=False, download_files=str(tmp_path / "downloads"))
+    made = client.predict(
+        image=handle_file(nifti), mask=handle_file(tmp_path / "mask.nii.gz"),
+        api_name="/support_set",
+    )  # fmt: skip
+    assert [support.names for support in unpack_supports(made)] == [{2: "spleen"}] * 2
+
+
+@pytest.mark.parametrize("api_name", ["/segment", "/agreement"])
+def test_options_of_programs_are_checked(server: str, nifti: Path, api_name: str) -> None:
+    from gradio_client import Client, handle_file
+    from gradio_client.exceptions import AppError
+
+    client = Client(server, verbose=False)
+    with pytest.raises(AppError, match="closer 'false': expected true or false"):
+        client.predict(file=handle_file(nifti), options={"closer": "false"}, api_name=api_name)
 
 
 @pytest.mark.parametrize(("changes", "message"), [

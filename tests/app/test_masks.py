@@ -13,9 +13,18 @@ import pytest
 from PIL import Image
 
 from medretrieval.errors import InputError, UsageError
+from medretrieval.pipeline import DEFAULT_SUPPORT_K
+from medretrieval.types import Support
 from medretrieval.ui.asked import DEFAULTS
 from medretrieval.ui.runs import Run
-from medretrieval.ui.session import Download, Props
+from medretrieval.ui.session import (
+    MOST_SUPPORTS,
+    CartItem,
+    Download,
+    Props,
+    add_to_cart,
+    replace_in_cart,
+)
 
 # The support set
 
@@ -80,6 +89,35 @@ def test_an_own_pair_joins_the_set_with_the_names_given(visitor: Any, uploads: P
     assert shown["own_image"] is shown["own_mask"] is None
     assert not image.exists()
     assert not mask.exists()
+
+
+def test_an_own_pair_without_names_has_those_of_the_index(visitor: Any, uploads: Path) -> None:
+    image, mask = own_pair(uploads)
+    visitor.do(visitor.actions.add_own(visitor.session, 0, str(image), str(mask), ""))
+    (item,) = visitor.session.cart
+    assert item.support.names == {1: "liver", 2: "spleen"}
+
+
+def test_of_an_annotated_volume_some_slices_join_the_set(visitor: Any, uploads: Path) -> None:
+    voxels = np.arange(16 * 16 * 20, dtype=np.int16).reshape(16, 16, 20)
+    nib.Nifti1Image(voxels, np.eye(4)).to_filename(uploads / "image.nii")
+    nib.Nifti1Image((voxels > 99).astype(np.uint8), np.eye(4)).to_filename(uploads / "mask.nii")
+    paths = [str(uploads / name) for name in ("image.nii", "mask.nii")]
+    visitor.do(visitor.actions.add_own(visitor.session, 0, *paths, ""))
+    assert len(visitor.session.cart) == DEFAULT_SUPPORT_K
+    numbers = [int(item.support.key.rpartition(":")[2]) for item in visitor.session.cart]
+    assert (numbers[0], numbers[-1]) == (0, 19)
+
+
+def test_a_support_set_has_its_limit() -> None:
+    support = Support(image=np.zeros((4, 4), np.uint8), mask=np.eye(4, dtype=np.uint8),
+                      names={1: "liver"}, key="a:1")  # fmt: skip
+    items = [CartItem(key=f"own/{n}", support=support, title="") for n in range(MOST_SUPPORTS + 1)]
+    full = add_to_cart((), items[:-1])
+    assert len(add_to_cart(full, items[:1])) == MOST_SUPPORTS
+    for add in (lambda: add_to_cart(full, items[-1:]), lambda: replace_in_cart(full, items[-1])):
+        with pytest.raises(UsageError, match=f"at most {MOST_SUPPORTS}"):
+            add()
 
 
 def test_an_own_pair_that_does_not_fit(visitor: Any, uploads: Path) -> None:

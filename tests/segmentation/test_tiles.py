@@ -176,7 +176,7 @@ def test_a_segmenter_looks_in_tiles_where_told(segmenter: Segmenter) -> None:
     assert np.isfinite(tiled.logits).all()
 
 
-@pytest.mark.parametrize("tiles", [0, -1, "some"])
+@pytest.mark.parametrize("tiles", [0, -1, 17, 1.5, True, None, "some"])
 def test_numbers_of_tiles_that_cannot_be(tiles: Any) -> None:
     with pytest.raises(UsageError, match="tiles"):
         SegmentationOptions(tiles=tiles)

@@ -27,6 +27,7 @@ NO_IMAGE = "load an image first: upload one or click an example"
 NO_RESULTS = "there are no results to choose from; find similar cases first"
 NO_SEGMENTATION = "there is no mask yet; segment this slice or all slices first"
 CHANGED = "The image or the index was changed meanwhile; this result was dropped."
+CORRECTED = "The mask of that slice was changed meanwhile; this correction was dropped."
 NO_MASK = "The mask will be shown over your image."
 READY = ("Ready to search", "Press the button above.")
 

@@ -19,7 +19,15 @@ from medretrieval.ui import content, results, text
 from medretrieval.ui.actions.supporting import SupportActions
 from medretrieval.ui.backend import Opened
 from medretrieval.ui.corrections import Corner, box, dragged, pixel
-from medretrieval.ui.session import CartItem, Outcome, Query, Session, Updates, replace_in_cart
+from medretrieval.ui.session import (
+    CartItem,
+    Correction,
+    Outcome,
+    Query,
+    Session,
+    Updates,
+    replace_in_cart,
+)
 
 BOX: Final = "box"
 OFF: Final = "off"
@@ -72,7 +80,7 @@ class CorrectActions(SupportActions):
             }
         edits = (*outcome.edits(shown), edit)
         made = self._corrected(query, outcome, opened, shown, edits, progress)
-        return {"new_outcome": made, "corner": None}
+        return {"new_correction": made, "corner": None}
 
     def undo(self, session: Session, number: float, progress: Progress = no_progress) -> Updates:
         """Take back the last correction of the shown slice."""
@@ -80,14 +88,14 @@ class CorrectActions(SupportActions):
         query, opened, shown = self.shown_slice(session, number)
         edits = _taken_back(outcome, shown)[:-1]
         made = self._corrected(query, outcome, opened, shown, edits, progress)
-        return {"new_outcome": made}
+        return {"new_correction": made}
 
     def uncorrect(self, session: Session, number: float) -> Updates:
         """Take back all corrections of the shown slice."""
         outcome = self.segmented(session)
-        _, opened, shown = self.shown_slice(session, number)
+        _, _, shown = self.shown_slice(session, number)
         _taken_back(outcome, shown)
-        return {"new_outcome": outcome.with_edits(opened.policy, shown, ())}
+        return {"new_correction": Correction(of=outcome, slice_index=shown, edits=())}
 
     def _corrected(
         self,
@@ -97,10 +105,11 @@ class CorrectActions(SupportActions):
         shown: int,
         edits: tuple[Edit, ...],
         progress: Progress,
-    ) -> Outcome:
-        """The mask with these corrections of a slice, which is segmented again if there are any."""
+    ) -> Correction:
+        """These corrections of a slice, which is segmented again if there are any."""
+        correction = Correction(of=outcome, slice_index=shown, edits=edits)
         if not edits:
-            return outcome.with_edits(opened.policy, shown, ())
+            return correction
         prompts = prompts_of(edits)
         wanted = outcome.asked.of_one_slice()
         if wanted.labels:
@@ -115,7 +124,7 @@ class CorrectActions(SupportActions):
             progress=progress,
             **wanted.keywords(),
         )
-        return outcome.with_edits(opened.policy, shown, edits, made.labels)
+        return replace(correction, made=made.labels)
 
     def supports_of(
         self, outcome: Outcome, opened: Opened, index: int

@@ -9,10 +9,18 @@ from medretrieval.errors import UsageError
 from medretrieval.imaging.orientation import AS_STORED
 from medretrieval.types import Progress, no_progress
 from medretrieval.ui import asked, content, exports, results, text, words
-from medretrieval.ui.actions.base import CHANGED, NO_IMAGE, Acting
+from medretrieval.ui.actions.base import CHANGED, CORRECTED, NO_IMAGE, Acting
 from medretrieval.ui.backend import Opened
 from medretrieval.ui.runs import Run
-from medretrieval.ui.session import Download, Outcome, Props, Query, Session, Updates
+from medretrieval.ui.session import (
+    Correction,
+    Download,
+    Outcome,
+    Props,
+    Query,
+    Session,
+    Updates,
+)
 
 
 class MaskActions(Acting):
@@ -73,7 +81,7 @@ class MaskActions(Acting):
         if session.query is None:  # before an index is opened
             raise UsageError(NO_IMAGE)
         self.backend.open(session.index, progress)
-        query, opened, shown = self.shown_slice(session, number)
+        query, _, shown = self.shown_slice(session, number)
         wanted = asked.asked(dict(zip(asked.DEFAULTS, values, strict=True)))
         if scope == "slice":
             wanted = wanted.of_one_slice()
@@ -88,7 +96,7 @@ class MaskActions(Acting):
             progress=progress,
             **wanted.keywords(),
         )
-        outcome = Outcome(
+        return Outcome(
             segmentation=made,
             query=query.token,
             index=session.index,
@@ -99,10 +107,6 @@ class MaskActions(Acting):
             supports=supports,
             orientation=made.orientation,
         )
-        former = session.outcome
-        if former is not None and former.fits(query, session.index):
-            outcome = outcome.keeping(former, opened.policy)
-        return outcome
 
     def orientation(self, session: Session) -> str:
         """How the image is turned to be segmented: as for the search of it, if there was one."""
@@ -121,15 +125,60 @@ class MaskActions(Acting):
     ) -> Updates:
         """Show a finished mask, unless the visitor has gone on to another image or index.
 
+        What was corrected of a former mask until now is kept.
+
         Args:
             label: the structure that is chosen to be corrected, if there was a mask before.
         """
         if new is None:
             return {}
-        query = session.query
+        query, former = session.query, session.outcome
         if query is None or not new.fits(query, session.index):
             return {"new_outcome": None, "segment_status": text.status("warning", CHANGED)}
         opened = self.backend.open(session.index)
+        if former is not None and former.fits(query, session.index):
+            new = new.keeping(former, opened.policy)
+        shown = self._shown(session, query, opened, window, number, label, new)
+        return {"new_outcome": None, **shown}
+
+    def show_correction(
+        self,
+        session: Session,
+        window: str,
+        number: float,
+        label: str | None,
+        new: Correction | None,
+    ) -> Updates:
+        """Make a finished correction part of the mask as it is by now, and show it.
+
+        It is dropped if the visitor has gone on to another image or index, and if the slice was
+        corrected otherwise or segmented by itself meanwhile.
+
+        Args:
+            label: the structure that is chosen to be corrected.
+        """
+        if new is None:
+            return {}
+        query, outcome = session.query, session.outcome
+        if query is None or outcome is None or not new.of.fits(query, session.index):
+            return {"new_correction": None, "segment_status": text.status("warning", CHANGED)}
+        opened = self.backend.open(session.index)
+        made = outcome.applied(new, opened.policy)
+        if made is None:
+            return {"new_correction": None, "segment_status": text.status("warning", CORRECTED)}
+        shown = self._shown(session, query, opened, window, number, label, made)
+        return {"new_correction": None, **shown}
+
+    def _shown(
+        self,
+        session: Session,
+        query: Query,
+        opened: Opened,
+        window: str,
+        number: float,
+        label: str | None,
+        new: Outcome,
+    ) -> Updates:
         made = new.segmentation
         colours = content.palette(opened).with_names(made.labels.names.values())
         shown = max(0, min(int(number), query.slices(opened.policy) - 1))
@@ -137,7 +186,6 @@ class MaskActions(Acting):
         png = exports.png_bytes(made.labels)
         kind, line = self._said(query, opened, new, session)
         return {
-            "new_outcome": None,
             "outcome": new,
             "result": results.stage(query, new, opened.policy, window, shown, colours),
             "result_tools": Props(visible=True),

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from medretrieval.errors import UsageError
+from medretrieval.pipeline import DEFAULT_SUPPORT_K
+from medretrieval.types import Support
 from medretrieval.ui import content, exports, text, words
 from medretrieval.ui.actions.base import NO_RESULTS, Acting, structure_names
 from medretrieval.ui.session import (
@@ -15,13 +18,12 @@ from medretrieval.ui.session import (
     Session,
     Updates,
     add_to_cart,
+    limited,
     own_items,
     remove_from_cart,
     set_item,
 )
 from medretrieval.ui.uploads import taken
-
-PAIR_SLICES = 8  # of an uploaded annotated volume, so many slices become supports
 
 
 class SupportActions(Acting):
@@ -57,27 +59,45 @@ class SupportActions(Acting):
         names: str | None,
     ) -> Updates:
         """Add the visitor's own annotated image to the support set."""
-        from medretrieval.segmentation.supports import supports_from_pair
-
         if not image or not mask:
             raise UsageError("your own pair needs an image and its mask; upload both")
-        with (
-            taken(image, self.uploads, name="your image") as image_path,
-            taken(mask, self.uploads, name="your mask") as mask_path,
-        ):
-            made = supports_from_pair(
-                image_path,
-                mask_path,
-                policy=self.policy(session.index),
-                names=words.label_names(names),
-                at_most=PAIR_SLICES,
-            )
-        items = own_items(made)
+        items = own_items(self.read_pair(image, mask, session.index, words.label_names(names)))
         return {
             **self._carted(session, number, add_to_cart(session.cart, items)),
             "own_image": None,
             "own_mask": None,
         }
+
+    def read_pair(
+        self, image: str, mask: str, index: str, names: Mapping[int, str] | None
+    ) -> list[Support]:
+        """Read an uploaded annotated image, and delete it from disk.
+
+        Args:
+            index: its policy makes the slices.
+            names: of the values of the mask; by default those of the index.
+
+        Returns:
+            Of a volume as many of its annotated slices as are found for a slice by default, spread
+            out evenly.
+
+        Raises:
+            InputError: as `supports_from_pair`.
+        """
+        from medretrieval.segmentation.supports import supports_from_pair
+
+        with (
+            taken(image, self.uploads, name="your image") as image_path,
+            taken(mask, self.uploads, name="your mask") as mask_path,
+        ):
+            opened = self.backend.open(index)
+            return supports_from_pair(
+                image_path,
+                mask_path,
+                policy=opened.policy,
+                names=names or opened.index.manifest.vocabulary,
+                at_most=DEFAULT_SUPPORT_K,
+            )
 
     def save_set(self, session: Session) -> Updates:
         """Make a file of the support set."""
@@ -102,7 +122,7 @@ class SupportActions(Acting):
         Slices of the index that is open are told to be that.
 
         Raises:
-            UsageError: there is none.
+            UsageError: there is none, or it has more slices than a set holds here.
             InputError: it is none, or damaged.
         """
         from medretrieval.segmentation.supports import distinct, unpack_supports
@@ -113,7 +133,8 @@ class SupportActions(Acting):
             supports = distinct(unpack_supports(path))
         opened = self.backend.opened(index)
         known = [opened.recognised(support) if opened else None for support in supports]
-        return [own or set_item(s) for own, s in zip(known, supports, strict=True)]
+        items = (own or set_item(s) for own, s in zip(known, supports, strict=True))
+        return list(limited(items))
 
     def remove(self, session: Session, number: float, key: str) -> Updates:
         """Take one slice out of the support set."""
