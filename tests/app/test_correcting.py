@@ -303,11 +303,13 @@ def test_corrected_slices_become_a_new_version_of_the_index(
 ) -> None:
     visitor.example()
     visitor.segment("volume")
+    with pytest.raises(UsageError, match="was corrected"):
+        visitor.actions.save_version(visitor.session, 2, str(tmp_path / "new"), "mine")
+    visitor.point(20, 3)
+    visitor.point(3, 15, number=1)
     with pytest.raises(UsageError, match="own machine"):
         visitor.actions.save_version(visitor.session, 2, str(tmp_path / "new"), "mine")
     backend.allow_paths = True
-    visitor.point(20, 3)
-    visitor.point(3, 15, number=1)
     with pytest.raises(UsageError, match="needs a folder"):
         visitor.actions.save_version(visitor.session, 2, " ", "mine")
     shown = visitor.actions.save_version(visitor.session, 2, str(tmp_path / "new"), "mine")

@@ -175,20 +175,24 @@ class CorrectActions(SupportActions):
         name: str | None,
         progress: Progress = no_progress,
     ) -> Updates:
-        """Write a new version of the index that has the corrected slices too, or the shown one.
+        """Write a new version of the index that has the corrected slices too.
 
         Args:
             folder: of the new version; it must not exist.
             name: of the case in the index.
         """
         outcome = self.segmented(session)
-        query, opened, shown = self.shown_slice(session, number)
+        query, opened, _ = self.shown_slice(session, number)
         folder, name = (folder or "").strip(), (name or "").strip()
         if not folder or not name:
             raise UsageError(
                 "a new version needs a folder that does not exist yet, and a case name"
             )
-        slices = sorted(outcome.corrected) or [shown]
+        slices = sorted(outcome.corrected)
+        if not slices:
+            raise UsageError(
+                "no slice of this image was corrected; point at what is wrong with the mask first"
+            )
         labels = outcome.segmentation.labels
         axis = slice_axis(labels.grid, opened.policy.axis)
         out = self.backend.append(
