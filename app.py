@@ -55,7 +55,11 @@ def main(args: Sequence[str] | None = None) -> None:
         device=os.environ.get("MEDRETRIEVAL_DEVICE", DEVICE),
     )
     page = Page(backend)
-    print(f"medretrieval is at {launch(page, host=options.host, port=options.port)}", flush=True)
+    try:
+        address = launch(page, host=options.host, port=options.port)
+    except OSError as error:  # a port that is taken, or none that is free
+        sys.exit(f"the page cannot be served: {error}. Choose another port with --port")
+    print(f"medretrieval is at {address}", flush=True)
     page.blocks.block_thread()
 
 

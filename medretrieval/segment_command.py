@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,8 @@ from medretrieval.segment_arguments import (
     prompts,
     volume_options,
 )
+
+_SAME = 0.9999  # cosine of two embeddings of one picture, read from two files
 
 
 def segment(options: argparse.Namespace) -> None:
@@ -76,6 +79,12 @@ def segment(options: argparse.Namespace) -> None:
         used = pipeline.used_supports(index, result, supports)
         save_supports(used, options.save_supports, overwrite=options.force)
     data = {"query": query.name, "mask": str(out), **result.to_json()}
+    if any(use.score is not None and use.score >= _SAME for use in result.supports):
+        print(
+            "medretrieval: a support shows the same picture as the query, which is itself a case "
+            "of the index; --exclude-patient leaves its patient out",
+            file=sys.stderr,
+        )
     if options.agreement:
         found = pipeline.agreement(
             index, query, options.slice, orientation=result.orientation, **how
@@ -109,6 +118,9 @@ def _listed(data: Mapping[str, Any]) -> str:
         if row["voxels"] or row["name"] in data.get("dice", {})
     ]
     listed = table(rows, ["value", "name", "voxels", "ml", *more]) if rows else "nothing was found"
+    absent = [row["name"] for row in data["labels"] if not row["voxels"]]
+    if absent:
+        listed += f"\nlooked for, not found: {', '.join(absent)}"
     if data["orientation"] != AS_STORED:
         listed += f"\nsegmented with its slices {data['orientation']}; the mask lies as the query"
     return listed
