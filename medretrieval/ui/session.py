@@ -282,6 +282,19 @@ class Outcome:
         """The corrections of one slice."""
         return self.corrected[index].edits if index in self.corrected else ()
 
+    def missed(self, policy: SlicePolicy) -> int:
+        """How many points the mask does not follow: positive ones outside, negative ones inside."""
+        value_of = {name: value for value, name in self.segmentation.labels.names.items()}
+        missed = 0
+        for index in self.corrected:
+            mask = self.mask(policy, index)
+            for edit in self.edits(index):
+                if edit.kind != "box":
+                    x, y = (round(place) for place in edit.at)
+                    inside = mask[y, x] == value_of.get(edit.label, -1)
+                    missed += inside != (edit.kind == "positive")
+        return missed
+
     def with_edits(
         self,
         policy: SlicePolicy,

@@ -216,10 +216,14 @@ def sample_words(sample: str) -> str:
     return words[form].format(number) if form in words else sample
 
 
-def segmented_line(outcome: Outcome, slices: int, *, meaningless: bool = False) -> str:
+def segmented_line(
+    outcome: Outcome, slices: int, *, meaningless: bool = False, missed: int = 0
+) -> str:
     """What was segmented of an image of `slices` slices, from what, and how long it took.
 
-    `meaningless`: it is a real image, segmented from phantoms.
+    Args:
+        meaningless: it is a real image, segmented from phantoms.
+        missed: points that the mask does not follow.
     """
     made = outcome.segmentation
     if slices == 1:
@@ -236,6 +240,12 @@ def segmented_line(outcome: Outcome, slices: int, *, meaningless: bool = False) 
     corrected = list(outcome.corrected)
     if corrected:
         line += f" Corrected by you: slice{'' if len(corrected) == 1 else 's'} {runs(corrected)}."
+    if missed:
+        points = "1 point is" if missed == 1 else f"{missed} points are"
+        line += (
+            f" {points} not followed: {made.segmenter} did not take the hint. Try more points or a "
+            "box, or undo."
+        )
     if outcome.orientation != AS_STORED:
         line += " It was turned for that as for the search, and its mask turned back."
     if meaningless:

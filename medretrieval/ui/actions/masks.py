@@ -205,6 +205,11 @@ class MaskActions(Acting):
     ) -> tuple[str, str]:
         """What was segmented from what, and whether that is reason for a warning."""
         meaningless = not query.synthetic and self.backend.from_phantoms(made)
-        line = words.segmented_line(made, query.slices(opened.policy), meaningless=meaningless)
+        line = words.segmented_line(
+            made,
+            query.slices(opened.policy),
+            meaningless=meaningless,
+            missed=made.missed(opened.policy),
+        )
         odd = words.odd_supports([i for i in session.cart if i.key in made.cart], session.found)
         return "warning" if meaningless or odd else "ok", " ".join(filter(None, (line, odd)))
