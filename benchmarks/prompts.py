@@ -28,7 +28,7 @@ from medretrieval.metrics.segmentation import dice
 from medretrieval.pipeline import build_index
 from medretrieval.retrieval.engine import open_index
 from medretrieval.segmentation import Segmenter, load_segmenter
-from medretrieval.segmentation.prompts import Edit, Prompts, prompts_of
+from medretrieval.segmentation.prompts import Edit, Kind, Prompts, prompts_of
 from medretrieval.types import Support
 
 CLICKS = 3
@@ -118,7 +118,7 @@ def _click(name: str, found: NDArray[np.bool_], wanted: NDArray[np.bool_]) -> Ed
     largest = 1 + int(np.argmax(ndimage.sum(wrong, pieces, range(1, count + 1))))
     depth: Any = ndimage.distance_transform_edt(np.pad(pieces == largest, 1))[1:-1, 1:-1]
     y, x = np.unravel_index(int(np.argmax(depth)), depth.shape)
-    kind = "positive" if wanted[y, x] else "negative"
+    kind: Kind = "positive" if wanted[y, x] else "negative"
     return Edit(label=name, kind=kind, at=(float(x), float(y)))
 
 

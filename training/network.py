@@ -116,23 +116,22 @@ def prompted(
 
     Args:
         kind: "clicks" (on errors of the first masks), "clicks-and-mask" (also given those masks,
-            as a correction is), "box" (a loose box around the structure), "box-and-mask", or
-            "clicks-alone" and "box-alone" (no memories at all; the first click is on the
-            structure).
+            as a correction is), "box" (a loose box around the structure), "box-and-mask" or
+            "alone" (clicks and no memories at all, the first on the structure).
         clicks: points in each picture.
 
     Returns:
         Mask logits (n, 1, S/4, S/4) and predicted overlap (n, 1).
     """
     truth = F.avg_pool2d(done.truth, 4) > 0.5
-    first, alone = done.logits.detach(), kind.endswith("alone")
+    first = done.logits.detach()
     if kind.startswith("box"):
         coordinates, codes = draw_boxes(truth[:, 0], generator)
     else:
-        wrong = truth if alone else truth != (first > 0)
+        wrong = truth if kind == "alone" else truth != (first > 0)
         coordinates, codes = draw_clicks(truth[:, 0], wrong[:, 0], generator, clicks)
     heads = model._forward_sam_heads(
-        backbone_features=done.plain if alone else done.conditioned,
+        backbone_features=done.plain if kind == "alone" else done.conditioned,
         point_inputs={"point_coords": coordinates, "point_labels": codes},
         mask_inputs=first.clamp(-32, 32) if kind.endswith("mask") else None,
         high_res_features=done.fine,

@@ -33,12 +33,11 @@ VALIDATION_SEED = 987_654_321
 VALIDATION_EPISODES = 64
 # How prompts are given in the steps that have them, and how often.
 PROMPTS = {
-    "clicks-and-mask": 0.35,
+    "clicks-and-mask": 0.5,
     "clicks": 0.1,
     "box": 0.1,
     "box-and-mask": 0.1,
-    "clicks-alone": 0.25,
-    "box-alone": 0.1,
+    "alone": 0.2,
 }
 SHOTS = (1, 2, 3, 3, 4, 4, 4, 5, 5, 5, 6, 6, 6, 7, 7, 7, 8, 8, 8, 8)  # supports, as often
 
@@ -56,8 +55,6 @@ class Settings:
         tasks: structures asked for in each episode.
         window: episodes in memory to draw from; each step makes `fresh` new ones.
         prompted: part of the steps in which the decoder runs again with points or a box.
-        rounds: how often it then does, with other prompts each time.
-        heads: train the prompt encoder and the mask decoder only; the rest stays as it was.
         seed: of episodes, draws and initial weights.
     """
 
@@ -76,8 +73,6 @@ class Settings:
     picture: int = 144
     average: float = 0.998
     prompted: float = 0.4
-    rounds: int = 1
-    heads: bool = False
     seed: int = 1
 
 
@@ -140,11 +135,7 @@ class Run:
         # Convolutions of this size are quicker that way on a CPU.
         self.model.train().to(self.device, memory_format=torch.channels_last)
         self.auxiliary.to(self.device)
-        trained: list[Any] = [self.model, self.auxiliary]
-        if settings.heads:
-            self.model.requires_grad_(False)
-            trained = [self.model.sam_prompt_encoder, self.model.sam_mask_decoder]
-        self.parameters = [p for part in trained for p in part.requires_grad_().parameters()]
+        self.parameters = [*self.model.parameters(), *self.auxiliary.parameters()]
         self.optimiser = torch.optim.AdamW(
             self.parameters, lr=settings.rate, weight_decay=0.01, betas=(0.9, 0.98)
         )
@@ -211,12 +202,12 @@ class Run:
         logits, truth = done.logits, done.truth
         direct = F.pixel_shuffle(self.auxiliary(done.conditioned), 4)
         loss, mask = training_loss(logits, done.overlap, direct, truth)
-        for _ in range(s.rounds if rng.random() < s.prompted else 0):
+        if rng.random() < s.prompted:
             kind = str(rng.choice(list(PROMPTS), p=list(PROMPTS.values())))
             clicks = int(rng.integers(1, 5))
             generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
             again, overlap = prompted(self.model, done, generator, kind=kind, clicks=clicks)
-            loss = loss + prompt_loss(again, overlap, truth) / s.rounds
+            loss = loss + prompt_loss(again, overlap, truth)
         self.optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
@@ -332,11 +323,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("folder", type=Path, help="run folder, made if absent")
     defaults = Settings()
     for name, value in asdict(defaults).items():
-        flag = f"--{name.replace('_', '-')}"
-        if isinstance(value, bool):
-            parser.add_argument(flag, action="store_true")
-        else:
-            parser.add_argument(flag, type=type(value), default=value)
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
     parser.add_argument("--initial", type=Path, help="safetensors weights to start a new run from")
     parser.add_argument("--bank", type=Path, help="phantoms, as training.anatomy writes them")
     parser.add_argument("--until", type=int, help="stop after this step (default: all steps)")
