@@ -17,5 +17,5 @@ def digest(*arrays: NDArray[Any]) -> str:
     hasher = hashlib.sha256()
     for array in arrays:
         for plane in array.T:
-            hasher.update(np.ravel(plane))
+            hasher.update(np.ravel(plane).data)
     return hasher.hexdigest()

@@ -305,8 +305,8 @@ def distinct(supports: Iterable[Support]) -> list[Support]:
     for support in supports:
         hasher = hashlib.sha256(f"{support.image.shape} {support.mask.dtype}".encode())
         hasher.update(json.dumps(sorted(support.names.items())).encode())
-        hasher.update(np.ravel(support.image))
-        hasher.update(np.ravel(support.mask))
+        hasher.update(np.ravel(support.image).data)
+        hasher.update(np.ravel(support.mask).data)
         kept.setdefault(hasher.hexdigest(), support)
     return list(kept.values())
 
