@@ -282,7 +282,12 @@ def _segment(segment: argparse.ArgumentParser) -> None:
     segment.add_argument("--segmenter", default=DEFAULT_SEGMENTER, metavar="NAME")
     add_loading(segment)
     segment.add_argument("--labels", type=names, metavar="A,B", help="only these structures")
-    segment.add_argument("--slice", type=int, metavar="N", help="only this slice of the query")
+    segment.add_argument(
+        "--slice",
+        type=int,
+        metavar="N",
+        help="only this slice of the query; with --slice-axis best it counts along that axis",
+    )
     segment.add_argument(
         "--truth", type=Path, metavar="MASK", help="a known label map: report the Dice against it"
     )

@@ -121,7 +121,7 @@ def add_volume(sub: argparse.ArgumentParser) -> None:
         "--keep",
         choices=get_args(Keep),
         default=VOLUME_DEFAULTS.keep,
-        help="of every structure all that was found, or only its largest connected part "
+        help="all: of every structure all that was found; largest: only its largest connected part "
         f"(default: {VOLUME_DEFAULTS.keep})",
     )
     whole.add_argument(

@@ -157,24 +157,35 @@ def _extract_all(path: Path, folder: Path, what: str) -> Extracted:
     )
 
 
-def extract_named(path: Path, folder: Path, what: str, names: re.Pattern[str]) -> None:
+def extract_named(
+    path: Path, folder: Path, what: str, names: re.Pattern[str], *, most: int
+) -> None:
     """Extract those files of a zip whose bare names match, whatever folders they are in there.
 
     Args:
         folder: where they go, under their bare names; it holds none of them yet.
         names: full matches are extracted, everything else is left; it must not match a name with
             a separator, or "..".
+        most: so many bytes of them are extracted, at most.
 
     Raises:
         InputError: not a zip, damaged, encrypted, unsafe, too large, or a name occurs twice.
     """
     with _opened(path, what) as archive:
+        chosen: dict[str, zipfile.ZipInfo] = {}
         for member in _files(archive):
             name = PurePosixPath(member.filename.replace("\\", "/")).name
             if names.fullmatch(name) is None:
                 continue
-            if (folder / name).exists():
+            if name in chosen:
                 raise InputError(f"{what} has {name!r} twice; zip one folder alone")
+            chosen[name] = member
+        total = sum(member.file_size for member in chosen.values())
+        if total > most:
+            raise InputError(
+                f"{what} holds {size_text(total)}, more than the limit of {size_text(most)}"
+            )
+        for name, member in chosen.items():
             _extract(archive, member, folder / name, what)
 
 

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import shutil
+import tempfile
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 from medretrieval.errors import EmbedderMismatchError, UsageError
+from medretrieval.imaging.digest import digest
 from medretrieval.index.builder import build
 from medretrieval.index.cases import Case, check_cases
 from medretrieval.index.changes import MAX_CHANGES, MAX_NOTE, Change
 from medretrieval.index.manifest import Manifest
-from medretrieval.index.merging import check_sources, describe, write_merged
-from medretrieval.index.publish import check_output
+from medretrieval.index.merging import Source, check_sources, describe, write_merged
+from medretrieval.index.publish import Description, check_output
 from medretrieval.index.store import open_store
 from medretrieval.index.workspace import writing
 from medretrieval.types import (
@@ -75,9 +76,42 @@ def append(
         IndexFormatError: the index is damaged.
         MedRetrievalError: the disk is full or cannot be written.
     """
-    index, out = Path(index), Path(out)
-    if out.name in ("", ".."):
-        out = out.resolve()
+    out = _named(Path(out))
+    return _append(
+        Path(index),
+        out,
+        cases,
+        out.with_name(f".{out.name}.added"),
+        embedder=embedder,
+        replace=replace,
+        note=note,
+        day=day,
+        force=force,
+        skip_bad=skip_bad,
+        progress=progress,
+    )
+
+
+def _named(out: Path) -> Path:
+    """The folder by a path that ends with its name."""
+    return out.resolve() if out.name in ("", "..") else out
+
+
+def _append(
+    index: Path,
+    out: Path,
+    cases: Iterable[Case],
+    added: Path,
+    *,
+    embedder: Embedder | VolumeEmbedder,
+    replace: bool,
+    note: str,
+    day: str | None,
+    force: bool,
+    skip_bad: bool = False,
+    progress: Progress,
+) -> Path:
+    """As `append`; `added` is the folder of the index of the further cases alone, for a while."""
     if out.resolve() == index.resolve():
         raise UsageError(f"{out} is the index itself, which stays as it is; choose another output")
     if len(note) > MAX_NOTE or not (note.isprintable() or not note):
@@ -115,26 +149,36 @@ def append(
         skip_bad=skip_bad,
         progress=progress,
     )
-    with open_store(added, verify="sizes") as store:
-        again = sorted(present & set(store.volume_ids))  # a bad case takes nobody's place
-    sources = check_sources([index, added], without=again)
-    counts = sources[1].manifest.counts
+    try:
+        with open_store(added, verify="sizes") as store:
+            again = sorted(present & set(store.volume_ids))  # a bad case takes nobody's place
+        sources = check_sources([index, added], without=again)
+        description = _description(sources, note=note, day=day, replaced=len(again))
+        write_merged(sources, out, description, force=force, progress=progress)
+    finally:
+        # A whole index is of no use to the same call again; unfinished ones are, see `build`.
+        shutil.rmtree(added, ignore_errors=True)
+    return out
+
+
+def _description(
+    sources: Sequence[Source], *, note: str, day: str | None, replaced: int
+) -> Description:
+    """What the new version says of itself, given the old index and that of the new cases."""
+    old, added = (source.manifest for source in sources)
     change = Change(
-        version=manifest.version + 1,
+        version=old.version + 1,
         date=day or datetime.now(UTC).date().isoformat(),
-        volumes=counts.volumes,
-        slices=counts.slices,
-        replaced=len(again),
+        volumes=added.counts.volumes,
+        slices=added.counts.slices,
+        replaced=replaced,
         note=note,
     )
-    description = dataclasses.replace(
+    return dataclasses.replace(
         describe(sources, None, None),
         version=change.version,
-        changes=(*manifest.changes, change)[-MAX_CHANGES:],
+        changes=(*old.changes, change)[-MAX_CHANGES:],
     )
-    write_merged(sources, out, description, force=force, progress=progress)
-    shutil.rmtree(added, ignore_errors=True)
-    return out
 
 
 def append_slices(
@@ -155,6 +199,8 @@ def append_slices(
     progress: Progress = no_progress,
 ) -> Path:
     """Write a new version of an index with some annotated slices of one volume.
+
+    Whatever happens, nothing of the volume stays anywhere but in the new version.
 
     Args:
         index, out, embedder, note, day, force: as for `append`.
@@ -185,19 +231,25 @@ def append_slices(
         label_names={value: name for value, name in labels.names.items() if value},
         load=lambda: (volume, labels),
         indices=tuple(sorted({int(number) for number in indices})),
-        fingerprint=_digest(volume, labels),
+        fingerprint=digest(volume.voxels, labels.voxels),
     )
-    return append(
-        index,
-        out,
-        [case],
-        embedder=embedder,
-        replace=replace,
-        note=note,
-        day=day,
-        force=force,
-        progress=progress,
-    )
+    out = _named(Path(out))
+    with writing(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        work = tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent)
+    with work as folder:
+        return _append(
+            Path(index),
+            out,
+            [case],
+            Path(folder) / "added",
+            embedder=embedder,
+            replace=replace,
+            note=note,
+            day=day,
+            force=force,
+            progress=progress,
+        )
 
 
 def _with_columns(case: Case, manifest: Manifest) -> Case:
@@ -210,9 +262,3 @@ def _with_columns(case: Case, manifest: Manifest) -> Case:
         )
     columns = {name: case.attributes.get(name, "") for name in manifest.attributes}
     return dataclasses.replace(case, attributes=columns)
-
-
-def _digest(volume: Volume, labels: LabelVolume) -> str:
-    hasher = hashlib.sha256(volume.voxels.tobytes())
-    hasher.update(labels.voxels.tobytes())
-    return hasher.hexdigest()

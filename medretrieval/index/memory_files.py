@@ -46,6 +46,12 @@ def memory_files(files: Iterable[str], prefix: str = MEMORIES) -> list[str]:
     return sorted(name for name in files if name.startswith(prefix))
 
 
+def without_memories(manifest: Manifest) -> Manifest:
+    """What a manifest says of everything but the memories."""
+    files = {name: e for name, e in manifest.files.items() if not name.startswith(MEMORIES)}
+    return dataclasses.replace(manifest, files=files)
+
+
 def next_memory_file(files: Iterable[str], prefix: str) -> str:
     """The name of a further file."""
     used = (_NUMBERED.fullmatch(name) for name in memory_files(files, prefix))

@@ -103,7 +103,10 @@ def write_merged(
     shard_bytes: int = SHARD_BYTES,
     progress: Progress = no_progress,
 ) -> Path:
-    """Write the kept rows of indexes that go together as one index, with all stored memories.
+    """Write the kept rows of indexes that go together as one index.
+
+    Stored memories come along from those that are kept whole: which file holds the memories of a
+    volume that is left out cannot be told.
 
     Raises:
         UsageError, IndexFormatError, MedRetrievalError: as `merge`.
@@ -114,7 +117,8 @@ def write_merged(
     with Workspace(out, settings) as workspace, writing(out):
         recover(out)
         check_output(out, force=force)  # another command may have finished since
-        copy_memories([(source.path, source.manifest) for source in sources], workspace.stage)
+        whole = [(source.path, source.manifest) for source in sources if source.kept.all()]
+        copy_memories(whole, workspace.stage)
         write_index(
             workspace.stage,
             _blocks(sources, vocabulary, total, progress),

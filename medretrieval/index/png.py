@@ -24,6 +24,8 @@ _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _FILTER_UP = 2
 _GREY, _RGB = 0, 2
 _MODES = {"L": np.uint8, "RGB": np.uint8, "I;16": np.uint16}
+HEADER_BYTES = 26  # signature, and the header as far as it says how large a pixel is
+_PIXEL_BYTES = {(8, _GREY): 1, (16, _GREY): 2, (8, _RGB): 3}
 
 
 def encode_png(picture: NDArray[Any]) -> bytes:
@@ -117,3 +119,23 @@ def png_pixels(data: bytes, *, max_side: int) -> NDArray[Any]:
             return np.array(picture, dtype=_MODES[picture.mode])
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(str(error)) from None
+
+
+def claimed_bytes(head: bytes, *, max_side: int) -> int:
+    """How many bytes the array of a PNG takes, by its header; nothing is decoded.
+
+    Args:
+        head: its first `HEADER_BYTES`.
+
+    Raises:
+        ValueError: not a picture that `encode_png` writes, or one with more than `max_side` rows
+            or columns.
+    """
+    if len(head) < HEADER_BYTES or head[:8] != _SIGNATURE or head[12:16] != b"IHDR":
+        raise ValueError("not a PNG file")
+    width, height, depth, color = struct.unpack(">IIBB", head[16:HEADER_BYTES])
+    if (depth, color) not in _PIXEL_BYTES:
+        raise ValueError(f"pixels of {depth} bits and kind {color}")
+    if not 0 < max(width, height) <= max_side:
+        raise ValueError(f"{width} x {height} pixels, limit {max_side}")
+    return int(width * height * _PIXEL_BYTES[depth, color])

@@ -22,7 +22,7 @@ from medretrieval.index.manifest import (
     Manifest,
     read_manifest,
 )
-from medretrieval.index.memory_files import memory_info
+from medretrieval.index.memory_files import memory_info, without_memories
 from medretrieval.index.png import decode_png
 from medretrieval.index.search_entry import EXACT_KINDS
 from medretrieval.index.table import Columns, SliceTable
@@ -269,6 +269,16 @@ class IndexStore:
             if self._searcher is None:
                 self._searcher = self._make_searcher()
             return self._searcher
+
+    def reload_memories(self) -> None:
+        """Take note of memories that were stored in the folder since it was opened."""
+        try:
+            manifest = read_manifest(self.path)
+        except IndexFormatError as error:
+            logger.warning("%s was changed while it is open: %s", self.path, error)
+            return
+        if without_memories(manifest) == without_memories(self.manifest):
+            self.manifest = manifest
 
     def check_file(self, name: str) -> None:
         """Hash a file of the index right before it is used, unless it is still what was hashed.

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from medretrieval.errors import IndexFormatError
 from medretrieval.index.manifest import Manifest
 from medretrieval.index.memory_files import memory_files, memory_prefix
-from medretrieval.segmentation.cache import Memory
+from medretrieval.segmentation.cache import Memory, MemorySource
 from medretrieval.segmentation.sam2_backend import Sam2Network
 from medretrieval.segmentation.segmenter import Segmenter
 
@@ -30,6 +30,8 @@ class MemoryStore(Protocol):
     @property
     def manifest(self) -> Manifest: ...
 
+    def reload_memories(self) -> None: ...
+
     def check_file(self, name: str) -> None: ...
 
 
@@ -42,7 +44,7 @@ class StoredMemories:
     computed again, as are those of a file that is missing.
 
     Attributes:
-        files: the files that the manifest lists, by name.
+        files: the files that the manifest lists and that are there, by name.
 
     Args:
         store: the open index.
@@ -52,7 +54,8 @@ class StoredMemories:
     def __init__(self, store: MemoryStore, segmenter: Segmenter) -> None:
         network = segmenter.network
         names = memory_files(store.manifest.files, memory_prefix(segmenter.name, network.digest))
-        self.files = {name: store.manifest.files[name] for name in names}
+        listed = store.manifest.files
+        self.files = {name: listed[name] for name in names if (store.path / name).is_file()}
         self._store = store
         self._shapes = memory_shapes(network)
         self._places: dict[str, Any] | None = None  # key -> the open file that has it
@@ -125,7 +128,9 @@ def memory_shapes(network: Sam2Network) -> dict[str, tuple[int, ...]]:
 
 
 def use_stored(stores: Any, segmenter: Any) -> None:
-    """Let a segmenter look for memories in an index before it computes them.
+    """Let a segmenter look for memories in an index, and in no other, before it computes them.
+
+    Memories that were stored in the index since it was opened are found too.
 
     Args:
         stores: an open index (`IndexStore`, or an `IndexGroup` of several).
@@ -133,12 +138,14 @@ def use_stored(stores: Any, segmenter: Any) -> None:
     """
     if not isinstance(segmenter, Segmenter):
         return
-    sources = segmenter.cache.sources
+    known = segmenter.cache.sources
+    wanted: dict[str, MemorySource] = {}
     for store in getattr(stores, "stores", (stores,)):
+        store.reload_memories()
         name = f"{store.path} {memory_prefix(segmenter.name, segmenter.network.digest)}"
-        found, known = StoredMemories(store, segmenter), sources.get(name)
-        if isinstance(known, StoredMemories) and known.files == found.files:
-            continue  # its files are open already
-        sources.pop(name, None)
-        if found.files:
-            sources[name] = found
+        found, old = StoredMemories(store, segmenter), known.get(name)
+        if isinstance(old, StoredMemories) and old.files == found.files:
+            wanted[name] = old  # its files are open already
+        elif found.files:
+            wanted[name] = found
+    segmenter.cache.sources = wanted

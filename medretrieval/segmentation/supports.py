@@ -10,11 +10,9 @@ import hashlib
 import io
 import json
 import os
-import re
 import tempfile
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -29,23 +27,27 @@ from medretrieval.imaging import (
     slice_axis,
 )
 from medretrieval.imaging.archive import extract_named
-from medretrieval.imaging.limits import check_claim
-from medretrieval.index.png import encode_png, png_pixels
+from medretrieval.imaging.digest import digest
+from medretrieval.imaging.limits import max_bytes, size_text
+from medretrieval.index.png import HEADER_BYTES, claimed_bytes, encode_png, png_pixels
 from medretrieval.index.publish import move_into_place, recover
 from medretrieval.index.workspace import sync, writing
 from medretrieval.segmentation.labels import check_support
-from medretrieval.types import RESEARCH_ONLY, LabelVolume, SlicePolicy, Support, Volume
+from medretrieval.segmentation.support_list import (
+    MAX_LIST_BYTES,
+    MAX_SUPPORTS,
+    NAMES,
+    SUPPORTS_FILE,
+    Entry,
+    PictureFile,
+    dump_list,
+    parse_list,
+    problem,
+)
+from medretrieval.types import LabelVolume, SlicePolicy, Support, Volume
 
-SUPPORTS_FILE = "supports.json"
-SCHEMA_VERSION = 1
-MAX_SUPPORTS = 10_000
 MAX_SIDE = 8192
-_MAX_TEXT = 500
-# The only names that are ever read, or extracted from a zip: none of them leaves the folder.
-_PICTURE = re.compile(r"[0-9]{1,6}(-mask)?\.png")
-_NAMES = re.compile(rf"{re.escape(SUPPORTS_FILE)}|{_PICTURE.pattern}")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
-_VALUE = re.compile(r"0|[1-9][0-9]{0,4}")
+MAX_SET_BYTES = 256 << 20  # of all pictures and masks, decoded
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
@@ -91,7 +93,7 @@ def check_folder(folder: Path, *, overwrite: bool) -> None:
     """Refuse a folder that a support set must not be written to.
 
     Raises:
-        UsageError: it exists and not `overwrite`, or it is something else than a support set.
+        UsageError: it exists and not `overwrite`, or anything in it is not of a support set.
     """
     if not (folder.exists() or folder.is_symlink()):
         return
@@ -100,11 +102,13 @@ def check_folder(folder: Path, *, overwrite: bool) -> None:
             f"{folder} exists already; choose another folder, or replace it with --force "
             "(overwrite=True)"
         )
-    names = {path.name for path in folder.iterdir()} if folder.is_dir() else {""}
-    if folder.is_symlink() or (names and SUPPORTS_FILE not in names):
+    found = list(folder.iterdir()) if folder.is_dir() and not folder.is_symlink() else [folder]
+    # Whatever else somebody keeps there would be gone.
+    ours = all(NAMES.fullmatch(path.name) and path.is_file() for path in found)
+    if not ours or (found and folder / SUPPORTS_FILE not in found):
         raise UsageError(
-            f"{folder} is not a support set, so it is not replaced; remove it yourself or choose "
-            "another folder"
+            f"{folder} is not a support set, or holds something else too, so it is not replaced; "
+            "remove it yourself or choose another folder"
         )
 
 
@@ -123,37 +127,48 @@ def pack_supports(supports: Sequence[Support]) -> bytes:
 
 
 def _files(supports: Sequence[Support]) -> Iterator[tuple[str, bytes]]:
-    """The files of a support set; everything is checked before the first is yielded."""
+    """The files of a support set; every support is checked before the first is yielded."""
     if not supports:
         raise UsageError("the support set is empty; there is nothing to save")
     if len(supports) > MAX_SUPPORTS:
-        raise InputError(f"{len(supports)} supports are more than a set of {MAX_SUPPORTS} can hold")
+        raise InputError(
+            f"{len(supports)} supports are more than a set of {MAX_SUPPORTS} can hold; choose "
+            "fewer, or retrieve one set for the whole volume (--sets volume)"
+        )
     masks = [_checked(support) for support in supports]
+    _check_total(sum(s.image.nbytes for s in supports) + sum(m.nbytes for m in masks), "the set")
 
     def generate() -> Iterator[tuple[str, bytes]]:
         entries = []
         for number, (support, mask) in enumerate(zip(supports, masks, strict=True)):
-            named = {"image": f"{number}.png", "mask": f"{number}-mask.png"}
-            content = {"image": encode_png(support.image), "mask": encode_png(mask)}
-            yield from ((named[what], content[what]) for what in named)
-            entries.append(
-                {
-                    "key": support.key,
-                    "names": {str(v): support.names[v] for v in sorted(support.names)},
-                    "score": None if support.score is None else float(support.score),
-                    **{
-                        what: {
-                            "file": named[what],
-                            "sha256": hashlib.sha256(content[what]).hexdigest(),
-                        }
-                        for what in named
-                    },
-                }
+            image, shown = encode_png(support.image), encode_png(mask)
+            entry = Entry(
+                key=support.key,
+                names=support.names,
+                score=None if support.score is None else float(support.score),
+                image=_named(f"{number}.png", image),
+                mask=_named(f"{number}-mask.png", shown),
             )
-        data = {"schema_version": SCHEMA_VERSION, "note": RESEARCH_ONLY, "supports": entries}
-        yield SUPPORTS_FILE, (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode()
+            yield entry.image.name, image
+            yield entry.mask.name, shown
+            entries.append(entry)
+        yield SUPPORTS_FILE, dump_list(entries)
 
     return generate()
+
+
+def _named(name: str, content: bytes) -> PictureFile:
+    return PictureFile(name=name, sha256=hashlib.sha256(content).hexdigest())
+
+
+def _check_total(nbytes: int, what: str) -> None:
+    """Refuse a set whose pictures and masks take more than `MAX_SET_BYTES`, or the user's limit."""
+    limit = min(MAX_SET_BYTES, max_bytes())
+    if nbytes > limit:
+        raise InputError(
+            f"{what} takes {size_text(nbytes)} of memory, more than the limit of "
+            f"{size_text(limit)}; choose fewer supports, or smaller pictures"
+        )
 
 
 def _checked(support: Support) -> NDArray[Any]:
@@ -165,28 +180,15 @@ def _checked(support: Support) -> NDArray[Any]:
             f"{what} is {support.image.shape[:2]} pixels large; a support set holds pictures of at "
             f"most {MAX_SIDE} a side: reduce it"
         )
-    problem = _problem(support.key, support.names, support.score)
-    if problem is not None:
-        raise InputError(f"{what} cannot be stored: {problem}")
+    wrong = problem(support.key, support.names, support.score)
+    if wrong is not None:
+        raise InputError(f"{what} cannot be stored: {wrong}")
     mask = support.mask
     if mask.dtype in (np.uint8, np.uint16):
         return mask
     if mask.min() < 0 or mask.max() > 65535:
         raise InputError(f"{what} has mask values beyond 0 to 65535, which cannot be stored")
     return mask.astype(np.uint8 if mask.max() <= 255 else np.uint16)
-
-
-def _problem(key: str, names: Mapping[int, str], score: float | None) -> str | None:
-    """What keeps key, names and score of a support from being stored, None if nothing does."""
-    for text in (key, *names.values()):
-        if not text or len(text) > _MAX_TEXT or not text.isprintable():
-            return f"{text!r} is not a name of 1 to {_MAX_TEXT} printable characters"
-    wrong = [value for value in names if not 0 <= value <= 65535]
-    if wrong:
-        return f"a mask has no values {wrong[:5]}; expected 0 to 65535"
-    if score is not None and not isfinite(score):
-        return f"its score is {score}"
-    return None
 
 
 # Loading
@@ -201,36 +203,33 @@ def load_supports(folder: str | Path) -> list[Support]:
 
     Raises:
         InputError: no support set, damaged, changed since it was saved (sha256), of a newer
-            version, a file that is a link, or larger than `imaging.max_bytes` allows.
+            version, a file that is a link or named twice, or more than `MAX_SUPPORTS` supports or
+            `MAX_SET_BYTES` of pictures and masks.
     """
     folder = Path(folder)
     if folder.is_file():
         return unpack_supports(folder)
-    path = folder / SUPPORTS_FILE
-    content = _content(path)
+    path = _regular(folder / SUPPORTS_FILE)
+    if path.stat().st_size > MAX_LIST_BYTES:
+        raise _damaged(path, f"it is larger than {size_text(MAX_LIST_BYTES)}")
     try:
-        data = json.loads(content)
-        if data["schema_version"] > SCHEMA_VERSION:
-            raise InputError(
-                f"{path} is of version {data['schema_version']}, this version of medretrieval "
-                f"reads {SCHEMA_VERSION}; upgrade medretrieval (pip install -U medretrieval)"
-            )
-        entries = [_entry(entry) for entry in data["supports"]]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise _damaged(path, f"{type(error).__name__}: {error}") from None
-    if not 1 <= len(entries) <= MAX_SUPPORTS:
-        raise _damaged(path, f"{len(entries)} supports, expected 1 to {MAX_SUPPORTS}")
-    taken = 0
+        entries = parse_list(path.read_bytes())
+    except ValueError as error:
+        raise _damaged(path, str(error)) from None
+    files = [file for entry in entries for file in (entry.image, entry.mask)]
+    claims = {file.name: _claim(folder / file.name) for file in files}
+    _check_total(sum(claims.values()), f"support set {folder.name}")
     supports = []
-    for key, names, score, files in entries:
-        pictures = []
-        for name, sha256 in files:
-            pictures.append(_picture(folder / name, sha256, taken))
-            taken += pictures[-1].nbytes
-        image, mask = pictures
+    for entry in entries:
+        image, mask = (
+            _picture(folder / file.name, file.sha256, claims[file.name])
+            for file in (entry.image, entry.mask)
+        )
         if mask.ndim != 2 or image.dtype != np.uint8:
-            raise _damaged(folder / files[0][0], "picture and mask are not of the right kind")
-        support = Support(image=image, mask=mask, names=names, key=key, score=score)
+            raise _damaged(folder / entry.image.name, "picture and mask are not of the right kind")
+        support = Support(
+            image=image, mask=mask, names=entry.names, key=entry.key, score=entry.score
+        )
         check_support(support)
         supports.append(support)
     return supports
@@ -244,61 +243,50 @@ def unpack_supports(path: str | Path) -> list[Support]:
     """
     path = Path(path)
     with tempfile.TemporaryDirectory(prefix="medretrieval-") as folder:
-        extract_named(path, Path(folder), f"support set {path.name}", _NAMES)
+        # A PNG may be somewhat larger than its pixels.
+        most = 2 * MAX_SET_BYTES
+        extract_named(path, Path(folder), f"support set {path.name}", NAMES, most=most)
         if not (Path(folder) / SUPPORTS_FILE).is_file():
             raise InputError(f"{path.name} has no {SUPPORTS_FILE}: it is no support set")
         return load_supports(folder)
 
 
-_Entry = tuple[str, dict[int, str], float | None, list[tuple[str, str]]]
-
-
-def _entry(entry: Mapping[str, Any]) -> _Entry:
-    """Key, names, score, and (file, sha256) of picture and mask.
-
-    Raises:
-        ValueError, KeyError, TypeError, AttributeError: it is no such entry.
-    """
-    key, score = entry["key"], entry["score"]
-    if not isinstance(key, str) or not (score is None or type(score) in (int, float)):
-        raise ValueError("a key or score is of the wrong type")
-    names = {}
-    for value, name in entry["names"].items():
-        if _VALUE.fullmatch(value) is None or not isinstance(name, str):
-            raise ValueError(f"{value!r} is not a mask value with a name")
-        names[int(value)] = name
-    problem = _problem(key, names, score)
-    if problem is not None:
-        raise ValueError(problem)
-    files = [(entry[what]["file"], entry[what]["sha256"]) for what in ("image", "mask")]
-    for name, sha256 in files:
-        if _PICTURE.fullmatch(name) is None or _SHA256.fullmatch(sha256) is None:
-            raise ValueError(f"{name!r} is not a file of a support set with its sha256")
-    return key, names, None if score is None else float(score), files
-
-
-def _picture(path: Path, sha256: str, taken: int) -> NDArray[Any]:
-    """Read a PNG; `taken` is how many bytes of pictures are in memory already."""
-    content = _content(path, taken)
-    if hashlib.sha256(content).hexdigest() != sha256:
-        raise _damaged(path, f"its sha256 is not the one in {SUPPORTS_FILE}")
-    # Columns and rows as the header of a PNG claims them, before anything is decoded.
-    width, height = (int.from_bytes(content[start : start + 4], "big") for start in (16, 20))
-    check_claim(taken + 3 * width * height, f"support set {path.parent.name}")
+def _claim(path: Path) -> int:
+    """How many bytes a PNG says that it takes when it is decoded."""
+    with open(_regular(path), "rb") as file:
+        head = file.read(HEADER_BYTES)
     try:
-        return png_pixels(content, max_side=MAX_SIDE)
+        claim = claimed_bytes(head, max_side=MAX_SIDE)
     except ValueError as error:
         raise _damaged(path, str(error)) from None
+    # Rows of one pixel take a byte more each; what else is in a PNG of ours is short.
+    if path.stat().st_size > 2 * claim + 4096:
+        raise _damaged(path, "it is far larger than its picture")
+    return claim
 
 
-def _content(path: Path, taken: int = 0) -> bytes:
+def _picture(path: Path, sha256: str, claim: int) -> NDArray[Any]:
+    """Read a PNG that takes `claim` bytes when it is decoded."""
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise _damaged(path, f"its sha256 is not the one in {SUPPORTS_FILE}")
+    try:
+        pixels = png_pixels(content, max_side=MAX_SIDE)
+    except ValueError as error:
+        raise _damaged(path, str(error)) from None
+    if pixels.nbytes != claim:
+        raise _damaged(path, "it has another size than its header says")
+    return pixels
+
+
+def _regular(path: Path) -> Path:
+    """The path, if it is a file and no link."""
     if path.is_symlink() or not path.is_file():
         raise InputError(
             f"{path} is missing; a support set is a folder with {SUPPORTS_FILE} and its pictures, "
             "as `medretrieval segment --save-supports` writes it"
         )
-    check_claim(taken + path.stat().st_size, f"support set {path.parent.name}")
-    return path.read_bytes()
+    return path
 
 
 def _damaged(path: Path, problem: str) -> InputError:
@@ -317,7 +305,8 @@ def distinct(supports: Iterable[Support]) -> list[Support]:
     for support in supports:
         hasher = hashlib.sha256(f"{support.image.shape} {support.mask.dtype}".encode())
         hasher.update(json.dumps(sorted(support.names.items())).encode())
-        hasher.update(support.image.tobytes() + support.mask.tobytes())
+        hasher.update(np.ravel(support.image).data)
+        hasher.update(np.ravel(support.mask).data)
         kept.setdefault(hasher.hexdigest(), support)
     return list(kept.values())
 
@@ -351,9 +340,7 @@ def supports_from_pair(
     """
     volume = read_volume(image, allow_one_slice=True)
     labels = read_labels(mask, reference=volume.grid, names=names)
-    hasher = hashlib.sha256(volume.voxels.tobytes())
-    hasher.update(labels.voxels.tobytes())
-    source = f"pair-{hasher.hexdigest()[:8]}"
+    source = f"pair-{digest(volume.voxels, labels.voxels)[:8]}"
     return supports_from_labels(volume, labels, policy=policy, source=source, at_most=at_most)
 
 

@@ -20,7 +20,7 @@ from index_fakes import (
 )
 
 from medretrieval.errors import EmbedderMismatchError, IndexFormatError, InputError, UsageError
-from medretrieval.index import Case, append, append_slices, build, open_store
+from medretrieval.index import Case, append, append_slices, appending, build, open_store
 from medretrieval.index.changes import Change
 from medretrieval.index.manifest import read_manifest
 from medretrieval.retrieval.engine import Index
@@ -169,6 +169,29 @@ def test_slices_of_one_volume(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="slice 6"):
         save(old, tmp_path / "x", [6])
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("stage", ["embedding", "merging"])
+def test_nothing_of_a_volume_stays_when_its_slices_cannot_be_added(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    old = run([make_case(0)], tmp_path / "old")
+    volume, labels = make_case(7).load()
+    assert labels is not None
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    embedder = FakeEmbedder(before=fail if stage == "embedding" else None)
+    if stage == "merging":
+        monkeypatch.setattr(appending, "write_merged", fail)
+    with pytest.raises(KeyboardInterrupt):
+        append_slices(old, tmp_path / "x", volume, labels, [0], volume_id="v", embedder=embedder)
+    assert [path.name for path in tmp_path.iterdir()] == ["old"]
+    if stage == "merging":
+        with pytest.raises(KeyboardInterrupt):
+            add(old, tmp_path / "x", [make_case(1)])
+        assert [path.name for path in tmp_path.iterdir()] == ["old"]
 
 
 def test_an_index_of_whole_volumes(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from safetensors import safe_open
 
 from medretrieval.errors import IndexFormatError, UsageError
 from medretrieval.index import Case, append, build, memory_files, merge, open_store, open_stores
-from medretrieval.index.manifest import read_manifest
+from medretrieval.index.manifest import MANIFEST, read_manifest
 from medretrieval.pipeline import segment
 from medretrieval.retrieval.engine import Index
 from medretrieval.segmentation import memories
@@ -271,6 +271,36 @@ def test_another_network_has_its_own(
         assert len(pointer_segmenter.cache.sources) == 1
 
 
+def test_only_the_index_in_use_is_asked(
+    toys: Any, index: Path, segmenter: Segmenter, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"embedder": Embedder(), "slices": POLICY, "name": "toy"}
+    other = build([make_case(toys, 3)], tmp_path / "other", **options)
+    for path in (index, other):
+        remember_index(path, segmenter)
+        with open_store(path) as store:
+            use_stored(store, segmenter)
+        (name,) = segmenter.cache.sources
+        assert name.startswith(f"{path} ")
+    (other / MANIFEST).unlink()  # an open index goes on as it was
+    use_stored(store, segmenter)
+    assert list(segmenter.cache.sources) == [name]
+
+
+def test_memories_that_are_added_while_an_index_is_open_are_used(
+    toys: Any, index: Path, segmenter: Segmenter, encoded: list[int]
+) -> None:
+    with open_store(index) as store:
+        use_stored(store, segmenter)
+        assert not segmenter.cache.sources
+        remember_index(index, fresh(segmenter))
+        encoded.clear()
+        found = Index(store, embedder=Embedder())
+        options: dict[str, Any] = {"support_k": 6, "options": PLAIN}
+        segment(found, query(toys), segmenter=fresh(segmenter), **options)
+    assert sum(encoded) == 1
+
+
 def test_memories_in_bfloat16_serve_in_bfloat16_alone(
     toys: Any, index: Path, segmenter: Segmenter, encoded: list[int]
 ) -> None:
@@ -361,6 +391,9 @@ def test_they_go_along_into_new_versions_and_merges(
     with open_store(merged) as store:
         assert store.info()["memories"][0]["memories"] == 3 * MEMORIES
     assert remember_index(merged, fresh(segmenter)).computed == 0
+    again = [dataclasses.replace(make_case(toys, 7), volume_id="v5")]
+    newer = append(new, tmp_path / "newer", again, embedder=Embedder(), replace=True)
+    assert not (newer / "memories").exists()
 
 
 def test_what_is_refused(toys: Any, index: Path, segmenter: Segmenter, tmp_path: Path) -> None:

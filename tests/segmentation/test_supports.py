@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import io
 import json
 import os
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,8 @@ from hypothesis.extra import numpy as arrays
 from PIL import Image
 
 from medretrieval.errors import InputError, MedRetrievalError, UsageError
+from medretrieval.segmentation import supports
+from medretrieval.segmentation.support_list import MAX_LIST_BYTES
 from medretrieval.segmentation.supports import (
     load_supports,
     pack_supports,
@@ -37,7 +41,10 @@ NAMES = st.text(st.characters(exclude_categories=("C", "Z")), min_size=1, max_si
 def any_support(draw: st.DrawFn) -> Support:
     shape = draw(st.tuples(st.integers(1, 13), st.integers(1, 13)))
     dtype = draw(st.sampled_from([np.uint8, np.uint16]))
-    names = draw(st.dictionaries(st.integers(1, np.iinfo(dtype).max), NAMES, max_size=4))
+    labels = draw(st.lists(NAMES, unique=True, max_size=4))
+    numbers = st.integers(1, np.iinfo(dtype).max)
+    chosen = draw(st.lists(numbers, unique=True, min_size=len(labels), max_size=len(labels)))
+    names = dict(zip(chosen, labels, strict=True))
     values = st.sampled_from([0, *names])
     color = draw(st.booleans())
     return Support(
@@ -72,17 +79,17 @@ def support(seed: int = 0, **changes: Any) -> Support:
 @settings(
     max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-@given(supports=st.lists(any_support(), min_size=1, max_size=3))
+@given(chosen=st.lists(any_support(), min_size=1, max_size=3))
 def test_what_was_saved_is_loaded(
-    tmp_path_factory: pytest.TempPathFactory, supports: list[Support]
+    tmp_path_factory: pytest.TempPathFactory, chosen: list[Support]
 ) -> None:
     folder = tmp_path_factory.mktemp("x") / "set"
-    assert save_supports(supports, folder) == folder
+    assert save_supports(chosen, folder) == folder
     packed = folder.with_suffix(".zip")
-    packed.write_bytes(pack_supports(supports))
+    packed.write_bytes(pack_supports(chosen))
     for loaded in (load_supports(folder), unpack_supports(packed), load_supports(packed)):
-        assert all(map(same, loaded, supports))
-        assert len(loaded) == len(supports)
+        assert all(map(same, loaded, chosen))
+        assert len(loaded) == len(chosen)
 
 
 def test_masks_of_other_types_are_stored_if_their_values_fit(tmp_path: Path) -> None:
@@ -99,9 +106,12 @@ def test_masks_of_other_types_are_stored_if_their_values_fit(tmp_path: Path) -> 
     [
         ({"key": "a\nb"}, "printable"),
         ({"names": {1: "", 2: "LV"}}, "printable"),
-        ({"score": float("nan")}, "score is nan"),
-        ({"names": {1: "RV", 2: "LV", 70_000: "x"}}, "0 to 65535"),
-        ({"mask": np.full((9, 7), 70_000, np.int64), "names": {70_000: "x"}}, "0 to 65535"),
+        ({"score": float("nan")}, "finite"),
+        ({"score": 10**400}, "finite"),
+        ({"names": {1: "RV", 2: "LV", 70_000: "x"}}, "1 to 65535"),
+        ({"names": {0: "air", 1: "RV", 2: "LV"}}, "1 to 65535"),
+        ({"names": {1: "RV", 2: "RV"}}, "one name"),
+        ({"mask": np.full((9, 7), 70_000, np.int64), "names": {70_000: "x"}}, "1 to 65535"),
         ({"mask": np.full((9, 7), 3, np.uint8)}, "without a name"),
     ],
 )
@@ -128,6 +138,17 @@ def test_an_existing_folder_needs_overwrite(tmp_path: Path) -> None:
         save_supports([support(2)], other, overwrite=True)
     with pytest.raises(UsageError, match="empty"):
         save_supports([], tmp_path / "t")
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "7.jpg", "sub/0.png"])
+def test_a_folder_that_holds_something_else_is_not_replaced(tmp_path: Path, name: str) -> None:
+    folder = save_supports([support(1)], tmp_path / "s")
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_text("mine")
+    with pytest.raises(UsageError, match="something else"):
+        save_supports([support(2)], folder, overwrite=True)
+    assert (folder / name).read_text() == "mine"
+    assert same(load_supports(folder)[0], support(1))
 
 
 def edit(folder: Path, change: Callable[[Any], None]) -> None:
@@ -163,6 +184,14 @@ def test_no_path_leaves_the_folder(tmp_path: Path, name: Any) -> None:
         lambda data: data["supports"][0].update(names=["RV"]),
         lambda data: data["supports"][0].update(score="0.5"),
         lambda data: data["supports"][0].update(score=True),
+        lambda data: data["supports"][0].update(score=10**400),
+        lambda data: data["supports"][0].update(names={"0": "air", "1": "RV", "2": "LV"}),
+        lambda data: data["supports"][0].update(names={"1": "RV", "2": "RV"}),
+        lambda data: data.update(schema_version=0),
+        lambda data: data.update(schema_version=1.0),
+        lambda data: data.update(schema_version=True),
+        lambda data: data.update(schema_version="1"),
+        lambda data: data.update(note="x" * MAX_LIST_BYTES),
         lambda data: data["supports"][0].update(key=None),
         lambda data: data["supports"][0]["mask"].update(sha256="0" * 64),
         lambda data: data["supports"][0]["mask"].update(sha256=None),
@@ -212,6 +241,62 @@ def test_sizes_are_limited_before_memory_is_taken(
         load_supports(folder)
     monkeypatch.delenv("MEDRETRIEVAL_MAX_BYTES")
     assert len(load_supports(folder)) == 2
+
+
+def test_a_file_that_is_named_twice_is_refused(tmp_path: Path) -> None:
+    folder = save_supports([support(), support(1)], tmp_path / "s")
+    edit(folder, lambda data: data.update(supports=data["supports"][:1] * 40))
+    with pytest.raises(InputError, match="named twice"):
+        load_supports(folder)
+
+
+def test_a_set_has_a_budget_that_is_checked_before_anything_is_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = save_supports([support(), support(1)], tmp_path / "s")
+    monkeypatch.setattr(supports, "png_pixels", lambda *_, **__: pytest.fail("decoded"))
+    monkeypatch.setattr(supports, "MAX_SET_BYTES", 4 * 9 * 7 - 1)
+    with pytest.raises(InputError, match="more than the limit"):
+        load_supports(folder)
+    with pytest.raises(InputError, match="more than the limit"):
+        pack_supports([support(), support(1)])
+    packed = zipped(tmp_path / "s.zip", members())
+    monkeypatch.setattr(supports, "MAX_SET_BYTES", 10)
+    with pytest.raises(InputError, match="more than the limit"):
+        unpack_supports(packed)
+
+
+def one_pixel(png: bytes) -> bytes:
+    """The header of a PNG, with one row and column."""
+    header = b"IHDR" + bytes([0, 0, 0, 1] * 2) + png[24:29]
+    return png[8:12] + header + zlib.crc32(header).to_bytes(4, "big")
+
+
+def replaced(folder: Path, content: bytes) -> None:
+    (folder / "0.png").write_bytes(content)
+    digest = hashlib.sha256(content).hexdigest()
+    edit(folder, lambda data: data["supports"][0]["image"].update(sha256=digest))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda png: b"", "not a PNG"),
+        (lambda png: png[:16] + bytes(8) + png[24:], "0 x 0 pixels"),
+        (lambda png: png[:16] + bytes([0, 1, 0, 0]) + png[20:], "65536 x 9 pixels"),
+        (lambda png: png[:24] + bytes([8, 6]) + png[26:], "kind 6"),
+        (lambda png: png + bytes(10_000), "larger than its picture"),
+        # A second header, which counts for the decoder, after one that promises less.
+        (lambda png: png[:8] + one_pixel(png) + png[8:], "another size"),
+    ],
+)
+def test_a_header_that_does_not_fit_is_refused(
+    tmp_path: Path, change: Callable[[bytes], bytes], message: str
+) -> None:
+    folder = save_supports([support()], tmp_path / "s")
+    replaced(folder, change((folder / "0.png").read_bytes()))
+    with pytest.raises(InputError, match=message):
+        load_supports(folder)
 
 
 def zipped(path: Path, files: dict[str, bytes], **options: Any) -> Path:
