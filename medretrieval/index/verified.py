@@ -94,8 +94,7 @@ class Verified:
             after = os.fstat(file.fileno())
         if digest != entry.sha256:
             raise IndexFormatError(
-                f"{path} was changed: its sha256 is not the one in {MANIFEST}; fetch or build the "
-                "index again"
+                f"{path} was changed: its sha256 is not the one in {MANIFEST}; {_remedy(name)}"
             )
         if _state(before) == _state(after) and _settled(before, started):
             self._new[name] = _Seen(state=_state(before), sha256=digest)
@@ -127,6 +126,13 @@ class Verified:
             logger.debug("%s was not written: %s", self._path, error)
 
 
+def _remedy(name: str) -> str:
+    """What to do about a file of an index that is not as it should be."""
+    if name == FAISS_FILE or name.startswith(MEMORIES):
+        return "delete it, it is derived and made again"
+    return "fetch or build the index again"
+
+
 def check_files(folder: Path, files: Mapping[str, FileEntry], verify: Verify) -> Verified:
     """Check that exactly these files are in the folder, with their sizes and hashes.
 
@@ -151,7 +157,7 @@ def check_files(folder: Path, files: Mapping[str, FileEntry], verify: Verify) ->
         if size != entry.bytes:
             raise IndexFormatError(
                 f"{path} has {size} bytes, {MANIFEST} says {entry.bytes}; it is cut off or "
-                "changed, fetch or build the index again"
+                f"changed; {_remedy(name)}"
             )
         if verify == "full" or (verify == "changed" and not verified.holds(name, entry.sha256)):
             verified.check(name, entry)
