@@ -328,3 +328,17 @@ def test_slices_lie_in_the_set_as_they_are_segmented(visitor: Any) -> None:
     visitor.do(visitor.actions.add_slice(visitor.session, 2))
     (item,) = visitor.session.cart
     assert item.support.image.shape == item.support.mask.shape == (24, 20)
+
+
+def test_a_point_that_the_mask_does_not_follow_is_said(visitor: Any, backend: Any) -> None:
+    visitor.example()
+    visitor.segment("volume")
+    shown = visitor.point(20, 3)
+    policy = backend.open("demo").policy
+    outcome = visitor.session.outcome
+    inside = outcome.mask(policy, 2)[3, 20] != 0
+    assert outcome.missed(policy) == (0 if inside else 1)
+    assert ("not followed" in shown["segment_status"]) is not inside
+    both = visitor.point(20, 3, tool="negative")
+    assert visitor.session.outcome.missed(policy) == 1, "one of two that contradict each other"
+    assert "1 point is not followed" in both["segment_status"]

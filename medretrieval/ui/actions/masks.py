@@ -205,11 +205,10 @@ class MaskActions(Acting):
     ) -> tuple[str, str]:
         """What was segmented from what, and whether that is reason for a warning."""
         meaningless = not query.synthetic and self.backend.from_phantoms(made)
-        line = words.segmented_line(
-            made,
-            query.slices(opened.policy),
-            meaningless=meaningless,
-            missed=made.missed(opened.policy),
-        )
+        missed = made.missed(opened.policy)
+        slices = query.slices(opened.policy)
+        line = words.segmented_line(made, slices, meaningless=meaningless, missed=missed)
         odd = words.odd_supports([i for i in session.cart if i.key in made.cart], session.found)
-        return "warning" if meaningless or odd else "ok", " ".join(filter(None, (line, odd)))
+        return "warning" if meaningless or odd or missed else "ok", " ".join(
+            filter(None, (line, odd))
+        )
