@@ -52,17 +52,19 @@ def sections(report: Mapping[str, Any], *, level: int = 2) -> str:
 
 
 def overview(report: Mapping[str, Any]) -> str:
-    """One table of all sets and labels, a column a method; and what a paper reports."""
-    methods = list(
-        dict.fromkeys(entry["method"] for chosen in report["sets"] for entry in chosen["methods"])
-    )
+    """One table of all sets and labels, a column a method; and what a paper reports.
+
+    Points without supports, which know the truth, are in `sections` only where there is more.
+    """
+    every = dict.fromkeys(e["method"] for chosen in report["sets"] for e in chosen["methods"])
+    methods = [name for name in every if not name.startswith("points")] or list(every)
     title = {e["method"]: e["title"] for chosen in report["sets"] for e in chosen["methods"]}
     rows = []
     for chosen in report["sets"]:
         entries = {entry["method"]: entry for entry in chosen["methods"]}
         volumes = chosen["methods"][0]["volumes"]
         for label in (MEAN, *chosen["labels"]):
-            means = [e["dice"][label]["mean"] for e in entries.values()]
+            means = [entries[m]["dice"][label]["mean"] for m in methods if m in entries]
             best = max(mean for mean in means if mean is not None)
             cells = [
                 _cell(entries[m]["dice"][label], best=best) if m in entries else "-"

@@ -21,8 +21,11 @@ AGREEMENT = (
     "depends on a single annotated slice, and the less it can be trusted. Masks can also agree and "
     "be wrong together."
 )
-# What an evaluation found of it; None as long as there is no number.
-AGREEMENT_MEASURED: str | None = None
+# docs/evaluation.md has the table and the command.
+AGREEMENT_MEASURED: str | None = (
+    "With sam2-micro, on 139 slices and structures of five small research sets, it went along with "
+    "the true overlap (Dice): rank correlation 0.60."
+)
 PLANES = ("sagittal", "coronal", "axial")
 # First letter: the edge at the top; second: the edge at the left (of the patient).
 EDGES = {"axial": "A R", "coronal": "S R", "sagittal": "S A"}
