@@ -303,7 +303,7 @@ def test_wrong_use(toys: Any, segmenter: Segmenter) -> None:
         segmenter.segment(query, supports, crop="head")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="pointers 'none'"):
         SegmentationOptions(pointers="none")  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match="crop margin"):
+    with pytest.raises(UsageError, match="crop_margin"):
         segmenter.segment(query, supports, crop_margin=-1)
 
 
