@@ -10,6 +10,7 @@ from medretrieval.embedders.registry import DEFAULT_EMBEDDER
 from medretrieval.evaluate_arguments import add_evaluate
 from medretrieval.option_values import names, part, positive
 from medretrieval.query_arguments import (
+    add_device,
     add_embedder,
     add_feedback,
     add_filters,
@@ -164,7 +165,7 @@ def _memories(memories: argparse.ArgumentParser) -> None:
     memories.add_argument("index", metavar="INDEX", help="the index folder to store them in")
     memories.add_argument("--segmenter", default=DEFAULT_SEGMENTER, metavar="NAME")
     add_loading(memories)
-    memories.add_argument("--device", default="cpu", help="where it runs: cpu (default) or cuda")
+    add_device(memories)
     memories.add_argument(
         "--crop",
         choices=("none", "body"),

@@ -11,6 +11,7 @@ from medretrieval.errors import UsageError
 from medretrieval.evaluation.methods import METHODS
 from medretrieval.evaluation.protocols import PROTOCOLS
 from medretrieval.option_values import counts, label_names, names, positive, where
+from medretrieval.query_arguments import add_device
 from medretrieval.segment_arguments import (
     add_loading,
     add_network,
@@ -117,7 +118,7 @@ def _few_shot(sub: argparse.ArgumentParser) -> None:
     how.add_argument("--seed", type=int, default=0, help="of random supports, points, bootstrap")
     how.add_argument("--fresh", action="store_true", help="use no results of an earlier run")
     add_loading(sub)
-    sub.add_argument("--device", default="cpu", help="where it runs: cpu (default) or cuda")
+    add_device(sub)
     add_network(sub)
 
 

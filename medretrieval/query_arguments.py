@@ -35,6 +35,11 @@ ORIENTATIONS = (
 # The embedder
 
 
+def add_device(sub: argparse.ArgumentParser) -> None:
+    """Where embedder and segmenter run; part of `add_embedder`."""
+    sub.add_argument("--device", default="cpu", help="where networks run: cpu (default) or cuda")
+
+
 def add_embedder(sub: argparse.ArgumentParser, *, precision: str | None) -> None:
     """How an embedder is loaded."""
     sub.add_argument(
@@ -43,7 +48,7 @@ def add_embedder(sub: argparse.ArgumentParser, *, precision: str | None) -> None
         metavar="PATH",
         help="local file or folder with the embedder's weights, or its JSON description",
     )
-    sub.add_argument("--device", default="cpu", help="where networks run: cpu (default) or cuda")
+    add_device(sub)
     sub.add_argument(
         "--precision",
         choices=get_args(Precision),

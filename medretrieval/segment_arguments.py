@@ -54,7 +54,7 @@ def add_loading(sub: argparse.ArgumentParser) -> None:
 
 
 def loading_options(options: argparse.Namespace) -> dict[str, Any]:
-    """The arguments of `load_segmenter` from the options of `add_loading`."""
+    """The arguments of `load_segmenter` from the options of `add_loading` and `add_device`."""
     return {
         "checkpoint": options.checkpoint,
         "image_size": options.image_size,

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from medretrieval.segmentation.crop import STEPS, Box, crop
 from medretrieval.segmentation.labels import SliceSegmentation, merge, name_mask
 from medretrieval.segmentation.prompts import Prompts, moved, widened
-from medretrieval.types import Progress, Support, no_progress
+from medretrieval.types import Support
 
 MARGIN = 1.0  # the part shown is larger than the largest of the supports' structures by this
 SHARE = 0.75  # how much the second pass counts where it looked; the first counts the rest
@@ -61,7 +61,6 @@ def look_closer(
     first: Sequence[SliceSegmentation],
     *,
     prompts: Sequence[Mapping[str, Prompts] | None] | None = None,
-    progress: Progress = no_progress,
 ) -> list[SliceSegmentation]:
     """Segment what a first pass found again, each label from a crop of its own.
 
@@ -71,7 +70,6 @@ def look_closer(
         supports: a support set for every picture, as in the first pass.
         first: what the first pass made of the pictures.
         prompts: for every picture its prompts, or None; the second pass gets those of its label.
-        progress: told after every label.
 
     Returns:
         Per picture the label map and logits of both passes together: where the second looked, a
@@ -81,7 +79,7 @@ def look_closer(
     logits = [np.array(result.logits) for result in first]
     asked = [None] * len(images) if prompts is None else prompts
     names = sorted({name for result in first for name in result.names.values()})
-    for done, name in enumerate(names):
+    for name in names:
         looks = [
             look
             for picture, result in enumerate(first)
@@ -106,7 +104,6 @@ def look_closer(
                 inside += SHARE * part.logits[0].clip(-_CERTAIN, _CERTAIN)
                 np.minimum(row, _OUTSIDE, out=row)
                 row[rows, columns] = inside
-        progress(done + 1, len(names), "looking closer")
     return [
         SliceSegmentation(
             mask=merge(changed, list(result.names)), logits=changed, names=result.names

@@ -214,6 +214,16 @@ def moved(
     return {label: one for label, one in parts.items() if one} or None
 
 
+def check_asked(prompted: Iterable[str], labels: Sequence[str] | None) -> None:
+    """Raise UsageError where a label has prompts, but is not among those asked for (if given)."""
+    others = sorted(set(prompted) - set(labels)) if labels is not None else []
+    if labels is not None and others:
+        raise UsageError(
+            f"prompts for {others[0]!r}, which is not among the labels asked for: "
+            f"{', '.join(labels)}"
+        )
+
+
 def checked(
     prompts: Mapping[str, Prompts] | None, shape: Sequence[int], labels: Sequence[str] | None
 ) -> dict[str, Prompts]:
@@ -223,11 +233,7 @@ def checked(
         UsageError: a place is outside the picture, or its label is not among `labels` (if given).
     """
     kept = {label: one for label, one in (prompts or {}).items() if one}
+    check_asked(kept, labels)
     for label, one in kept.items():
-        if labels is not None and label not in labels:
-            raise UsageError(
-                f"prompts for {label!r}, which is not among the labels asked for: "
-                f"{', '.join(labels)}"
-            )
         one.check((shape[0], shape[1]), label)
     return kept

@@ -261,10 +261,12 @@ class Sam2Network:
         distances: Sequence[int | None],
     ) -> Tensor:
         bank = memory_bank(self.model, memories, distances, pointers, self.device)
-        foreground = torch.stack(
-            [torch.stack([row[k].foreground for k in bank.order]) for row in memories]
-        )
-        groups = choose(foreground.to(self.device), memory)
+        groups = None
+        if memory != "all":
+            foreground = torch.stack(
+                [torch.stack([row[k].foreground for k in bank.order]) for row in memories]
+            )
+            groups = choose(foreground.to(self.device), memory)
         # On the scale that SAM 2 has in a long video, or in the one that they make.
         longest = self.model.max_obj_ptrs_in_encoder if pointers == "equal" else 0
         with _conditioned(self.model) as seen, grouped(self._cross_attentions, groups):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from math import log
@@ -165,10 +165,14 @@ class Segmenter:
                 f"{len(asked)}; expected as many"
             )
         results: list[SliceSegmentation] = []
-        passes = [] if isinstance(options.crop, Box) else _second_passes(options)
+        looks_again = not isinstance(options.crop, Box) and (options.closer or options.tiles != 1)
+
+        def tell(message: str) -> None:
+            # A picture is done after its last pass.
+            progress(0 if looks_again else len(results), len(images), message)
 
         def alive(message: str) -> Progress:
-            return lambda done, total, _: progress(0, len(images), message)
+            return lambda done, total, _: tell(message)
 
         step = self.network.pictures_at_once
         for start in range(0, len(images), step):
@@ -180,14 +184,25 @@ class Segmenter:
             encodings = self._encode_queries(jobs)
             for job, views in zip(jobs, encodings, strict=True):
                 results.append(self._segment(job, views, memories, options))
-                progress(0 if passes else len(results), len(images), "segmenting")
+                tell("segmenting")
+        if not looks_again:
+            return results
         second: OptionChanges = {**changes, "closer": False, "tiles": 1, "crop": "none"}
-        for look, message in passes:
-            again = partial(self.segment_batch, progress=alive(message), **second)
-            cells = self.network.image_size // CELL
-            results = look(again, images, supports, results, prompts=asked, cells=cells)
-        if passes:
-            progress(len(images), len(images), "segmenting")
+        again = partial(self.segment_batch, **second)
+        if options.closer:
+            closer = partial(again, progress=alive("looking closer"))
+            results = look_closer(closer, images, supports, results, prompts=asked)
+        if options.tiles != 1:
+            results = look_in_tiles(
+                partial(again, progress=alive("looking in tiles")),
+                images,
+                supports,
+                results,
+                options.tiles,
+                cells=self.network.image_size // CELL,
+                prompts=asked,
+            )
+        progress(len(images), len(images), "segmenting")
         return results
 
     def forget_encodings(self) -> None:
@@ -285,7 +300,9 @@ class Segmenter:
             for name, key in shown.keys.items():
                 if key in memories:
                     continue
-                found = self.cache.get(key) or self.cache.get(self.network.own_key(key))
+                # In float32 both are the same; a miss would ask every source and the disk twice.
+                keys = dict.fromkeys((key, self.network.own_key(key)))
+                found = next((m for m in map(self.cache.get, keys) if m is not None), None)
                 if found is not None:
                     memories[key] = found
                     continue
@@ -357,20 +374,6 @@ class Segmenter:
         return SliceSegmentation(
             mask=merge(logits, list(job.names)), logits=logits, names=dict(job.names)
         )
-
-
-def _second_passes(options: SegmentationOptions) -> list[tuple[Callable[..., Any], str]]:
-    """What looks at the first pass's labels again, each with its message for progress."""
-    passes: list[tuple[Callable[..., Any], str]] = []
-    if options.closer:
-        passes.append((_closer, "looking closer"))
-    if options.tiles != 1:
-        passes.append((partial(look_in_tiles, tiles=options.tiles), "looking in tiles"))
-    return passes
-
-
-def _closer(*passed: Any, prompts: Any, cells: int) -> list[SliceSegmentation]:
-    return look_closer(*passed, prompts=prompts)
 
 
 def _vocabulary(supports: Sequence[Support], prompts: Mapping[str, Prompts]) -> dict[int, str]:

@@ -23,7 +23,7 @@ from medretrieval.segmentation.crop import Box, box_around, crop
 from medretrieval.segmentation.labels import SliceSegmentation, merge, name_mask
 from medretrieval.segmentation.options import Tiles
 from medretrieval.segmentation.prompts import Prompts, moved
-from medretrieval.types import Progress, Support, no_progress
+from medretrieval.types import Support
 
 WIDTH = 1.5  # cells of the decoder's grid that a structure is given across, at least
 MOST = 5  # tiles along a side that "auto" takes; the time grows with the square
@@ -42,7 +42,6 @@ def look_in_tiles(
     *,
     cells: int,
     prompts: Sequence[Mapping[str, Prompts] | None] | None = None,
-    progress: Progress = no_progress,
 ) -> list[SliceSegmentation]:
     """Segment thin labels again in tiles of the part of the picture where the supports show them.
 
@@ -54,7 +53,6 @@ def look_in_tiles(
         tiles: tiles along a side, or "auto": as many as `tiles_for` says, label by label.
         cells: side of the decoder's output grid.
         prompts: for every picture its prompts, or None; a tile gets those that lie in it.
-        progress: told after every label.
 
     Returns:
         Per picture the label map and logits; those of a label in tiles are the blended tiles', and
@@ -63,7 +61,7 @@ def look_in_tiles(
     logits = [np.array(result.logits) for result in first]
     asked = [None] * len(images) if prompts is None else prompts
     names = sorted({name for result in first for name in result.names.values()})
-    for done, name in enumerate(names):
+    for name in names:
         todo = [
             (picture, boxes)
             for picture, result in enumerate(first)
@@ -83,7 +81,6 @@ def look_in_tiles(
             for picture, boxes in todo:
                 row = logits[picture][list(first[picture].names.values()).index(name)]
                 blend(row, [next(found) for _ in boxes], boxes)
-        progress(done + 1, len(names), "looking in tiles")
     return [
         SliceSegmentation(
             mask=merge(changed, list(result.names)), logits=changed, names=result.names

@@ -20,7 +20,7 @@ from medretrieval.segmentation.labels import SliceSegmentation, merge, vocabular
 from medretrieval.segmentation.members import BatchSegmenter as BatchSegmenter
 from medretrieval.segmentation.members import Member, segment_members
 from medretrieval.segmentation.options import VOLUME_DEFAULTS, OptionChanges, VolumeOptions
-from medretrieval.segmentation.prompts import Prompts
+from medretrieval.segmentation.prompts import Prompts, check_asked
 from medretrieval.segmentation.propagation import Found, propagate
 from medretrieval.types import (
     Grid,
@@ -239,12 +239,7 @@ def _checked(
             f"prompts for slice {astray[0]}, which is not segmented; expected one of the slices "
             f"{', '.join(map(str, wanted))}"
         )
-    named = {label for own in prompts.values() for label in own}
-    if labels is not None and not named <= set(labels):
-        raise UsageError(
-            f"prompts for {min(named - set(labels))!r}, which is not among the labels asked for: "
-            f"{', '.join(labels)}"
-        )
+    check_asked((label for own in prompts.values() for label in own), labels)
     return prompts
 
 
