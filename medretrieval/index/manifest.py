@@ -6,48 +6,38 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from medretrieval.errors import IndexFormatError
+from medretrieval.errors import IndexFormatError, unknown_name
 from medretrieval.index.changes import Change, read_changes
 from medretrieval.index.columns import attribute_problem
+from medretrieval.index.embedding_sets import DTYPES as DTYPES
+from medretrieval.index.embedding_sets import EmbeddingSet, read_others, read_set
+from medretrieval.index.evaluated import Evaluation, read_evaluations
 from medretrieval.index.fields import Fields
-from medretrieval.index.search_entry import IndexRequest, RecallReport, read_request
+from medretrieval.index.files import CARD as CARD
+from medretrieval.index.files import COLUMNS_FILE, EMBEDDINGS, SLICES, check_file_name, is_linked
+from medretrieval.index.files import EMBEDDINGS_FILE as EMBEDDINGS_FILE
+from medretrieval.index.files import FAISS_FILE as FAISS_FILE
+from medretrieval.index.files import MANIFEST as MANIFEST
+from medretrieval.index.files import MEMORIES as MEMORIES
+from medretrieval.index.files import FileEntry as FileEntry
+from medretrieval.index.files import sha256_file as sha256_file
+from medretrieval.index.search_entry import IndexRequest, RecallReport
 from medretrieval.types import EmbedderIdentity, SlicePolicy
 
-SCHEMA_VERSION = 1
-MANIFEST = "manifest.json"
-CARD = "README.md"
-FAISS_FILE = "index.faiss"
-EMBEDDINGS_FILE = "embeddings/embeddings.safetensors"
-METRIC = "cosine"
+SCHEMA_VERSION = 2
 CROPS = ("none", "body")
-DTYPES = ("float32", "float16")
 MAX_MANIFEST_BYTES = 64 << 20
+MAX_COMMAND = 4000
 
-MEMORIES = "memories/"  # stored memories; like index.faiss they can be made again
-# Only these names can be listed: no "..", no absolute path, no drive, no hidden file gets through.
-_FILE_NAME = re.compile(
-    r"README\.md|index\.faiss"
-    r"|slices/[A-Za-z0-9][A-Za-z0-9_.-]*\.parquet"
-    r"|(embeddings|memories)/[A-Za-z0-9][A-Za-z0-9_.-]*\.safetensors"
-)
 _PART = re.compile(r"([1-9][0-9]{0,5})/([1-9][0-9]{0,5})")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class FileEntry:
-    """Size in bytes and sha256 (hexadecimal) of a file of the index."""
-
-    bytes: int
-    sha256: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +79,11 @@ class Manifest:
         changes: what was added in which version, oldest first.
         part: "2/8" if this is the second of eight indexes that were built to be merged, or None.
         files: path inside the folder -> size and hash, of every file but the manifest.
+        embeddings_file, faiss_file: where the embeddings are, and the search structure if any.
+        others: the further embedders of the rows, by name; `choose` puts one in the first place.
+        pictures: False if images and masks were left out, as their source does not allow copies.
+        command: the command that built the index, None where it is not known.
+        evaluations: what was found with it, for the card.
     """
 
     name: str
@@ -114,33 +109,51 @@ class Manifest:
     index_reason: str | None = None
     index_request: IndexRequest | None = None
     recall: RecallReport | None = None
+    embeddings_file: str = EMBEDDINGS_FILE
+    faiss_file: str = FAISS_FILE
+    others: Mapping[str, EmbeddingSet] = field(default_factory=dict)
+    pictures: bool = True
+    command: str | None = None
+    evaluations: tuple[Evaluation, ...] = ()
 
     @property
     def dim(self) -> int:
         """Length of an embedding."""
         return self.embedder.dim
 
+    @property
+    def sets(self) -> dict[str, EmbeddingSet]:
+        """The embeddings of all embedders by name, the chosen one first."""
+        own = EmbeddingSet(**{name: getattr(self, name) for name in _OF_A_SET})
+        return {self.embedder.name: own, **self.others}
+
+    def choose(self, embedder: str | None) -> Manifest:
+        """Return the manifest with this embedder in the first place; None leaves it as it is.
+
+        Raises:
+            UsageError: the index has no embeddings of that name.
+        """
+        sets = self.sets
+        if embedder is None or embedder == self.embedder.name:
+            return self
+        if embedder not in sets:
+            raise unknown_name("embedder of this index", embedder, sets, "medretrieval info INDEX")
+        chosen = sets.pop(embedder)
+        return dataclasses.replace(self, **vars(chosen), others=sets)
+
     def to_json(self) -> dict[str, Any]:
         """Return the manifest as JSON-able data; `from_json` gives an equal manifest back."""
+        own, *others = self.sets.values()
         return {
-            "schema_version": SCHEMA_VERSION,
+            "schema_version": self._schema,
             "name": self.name,
             **({} if self.version == 1 else {"version": self.version}),
             **({"changes": [c.to_json() for c in self.changes]} if self.changes else {}),
-            "embedder": dataclasses.asdict(self.embedder),
-            "dim": self.dim,
-            "dtype": self.dtype,
-            "metric": METRIC,
-            "normalised": True,
-            "index": {
-                "kind": self.index_kind,
-                "parameters": dict(self.index_parameters),
-                **({} if self.index_reason is None else {"reason": self.index_reason}),
-                **({} if self.index_request is None else {"asked": self.index_request.to_json()}),
-            },
-            **({} if self.recall is None else {"recall": self.recall.to_json()}),
+            **own.to_json(),
+            **({"embedders": {o.embedder.name: o.to_json() for o in others}} if others else {}),
             "slices": dataclasses.asdict(self.slices),
             "counts": dataclasses.asdict(self.counts),
+            **({} if self.pictures else {"pictures": False}),
             "vocabulary": {str(value): name for value, name in self.vocabulary.items()},
             "label_counts": dict(self.label_counts),
             "modalities": dict(self.modalities),
@@ -149,14 +162,31 @@ class Manifest:
             **({"attributes": list(self.attributes)} if self.attributes else {}),
             **({} if self.part is None else {"part": self.part}),
             "medretrieval_version": self.medretrieval_version,
+            **({} if self.command is None else {"command": self.command}),
+            **(
+                {"evaluations": [e.to_json() for e in self.evaluations]} if self.evaluations else {}
+            ),
             "source": self.source,
             "license": self.license,
             "files": {path: dataclasses.asdict(entry) for path, entry in self.files.items()},
         }
 
+    @property
+    def _schema(self) -> int:
+        """The oldest schema that has all that this manifest says."""
+        plain = self.pictures and not self.others and self.embeddings_file == EMBEDDINGS_FILE
+        return 1 if plain and not any(map(_of_schema_2, self.files)) else 2
+
     def dumps(self) -> str:
         """Return the text of `manifest.json`."""
         return json.dumps(self.to_json(), indent=2, ensure_ascii=False) + "\n"
+
+
+_OF_A_SET = tuple(field.name for field in dataclasses.fields(EmbeddingSet))
+
+
+def _of_schema_2(path: str) -> bool:
+    return path == COLUMNS_FILE or (path.startswith(EMBEDDINGS) and path.endswith(".parquet"))
 
 
 def canonical(identity: EmbedderIdentity) -> EmbedderIdentity:
@@ -164,32 +194,11 @@ def canonical(identity: EmbedderIdentity) -> EmbedderIdentity:
     return EmbedderIdentity(**json.loads(json.dumps(dataclasses.asdict(identity))))
 
 
-def check_file_name(path: str) -> bool:
-    """Whether `path` can be a file of an index.
-
-    >>> check_file_name("slices/slices-00000.parquet"), check_file_name("slices/../../x.parquet")
-    (True, False)
-    """
-    return _FILE_NAME.fullmatch(path) is not None
-
-
-def check_bare_name(name: str) -> bool:
-    """Whether `name` is that of a file, without any folder.
-
-    >>> check_bare_name("ours.json"), check_bare_name("../ours.json"), check_bare_name("..")
-    (True, False, False)
-    """
-    return name not in ("", ".", "..") and not set(name) & set("/\\\0")
-
-
-def sha256_file(path: Path) -> str:
-    """Return the sha256 of a file in hexadecimal, in bounded memory."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def read_manifest(folder: Path) -> Manifest:
+def read_manifest(folder: Path, *, blobs: Path | None = None) -> Manifest:
     """Read and validate `folder/manifest.json`.
+
+    Args:
+        blobs: see `files.is_linked`.
 
     Raises:
         IndexFormatError: there is no index in `folder`, the manifest is damaged, or it is of a
@@ -209,7 +218,7 @@ def read_manifest(folder: Path) -> Manifest:
             f"{folder} {what}; an index is a folder with a {MANIFEST}, as `medretrieval build` "
             "writes it"
         )
-    if path.is_symlink() or not path.is_file():
+    if is_linked(path, blobs) or not path.is_file():
         raise IndexFormatError(
             f"{folder} is not an index: it has no {MANIFEST}; give the folder that "
             "`medretrieval build` wrote"
@@ -241,27 +250,18 @@ def manifest_from_json(data: Mapping[str, Any], *, where: str = MANIFEST) -> Man
         )
     if schema < 1:
         raise top.wrong("schema_version", "is below 1")
-    index = top.sub("index")
     slices = top.sub("slices")
-    embedder = _identity(top.sub("embedder"))
-    if top.get("dim", int) != embedder.dim or embedder.dim < 1:
-        raise top.wrong("dim", f"is {data['dim']}, the embedder's is {embedder.dim}")
-    if top.get("metric", str) != METRIC or top.get("normalised", bool) is not True:
-        raise top.wrong("metric", f"must be {METRIC!r} of normalised embeddings")
-    if top.get("dtype", str) not in DTYPES:
-        raise top.wrong("dtype", f"is {data['dtype']!r}, expected one of {', '.join(DTYPES)}")
+    first = read_set(top)
     return Manifest(
+        **vars(first),
+        others=read_others(top, first),
         name=top.get("name", str),
-        embedder=embedder,
         slices=SlicePolicy(
             axis=slices.get("axis", str),
             window=slices.get("window", str),
             max_side=slices.positive("max_side"),
             crop=_crop(slices),
         ),
-        index_kind=index.get("kind", str),
-        index_parameters=index.sub("parameters").counts(),
-        dtype=top.get("dtype", str),
         counts=_counts(top.sub("counts")),
         vocabulary=_vocabulary(top.sub("vocabulary")),
         label_counts=top.sub("label_counts").counts(),
@@ -271,35 +271,24 @@ def manifest_from_json(data: Mapping[str, Any], *, where: str = MANIFEST) -> Man
         source=top.get("source", str),
         split=None if data.get("split") is None else top.get("split", str),
         medretrieval_version=top.get("medretrieval_version", str),
-        files=_files(top.sub("files")),
+        files=_files(top.sub("files"), first.embeddings_file),
         version=top.positive("version") if "version" in data else 1,
         changes=read_changes(top),
         part=_part(top),
         attributes=_attributes(top),
-        index_reason=index.get("reason", str) if "reason" in index.data else None,
-        index_request=read_request(index.sub("asked")) if "asked" in index.data else None,
-        recall=RecallReport.read(top.sub("recall")) if "recall" in data else None,
+        pictures=top.get("pictures", bool) if "pictures" in data else True,
+        command=_command(top),
+        evaluations=read_evaluations(top),
     )
 
 
-def _identity(fields: Fields) -> EmbedderIdentity:
-    for part in fields.get("name", str).split("+"):
-        # Opening an index must not read what its author wants read on this machine.
-        kind, _, file = part.strip().partition(":")
-        if kind == "file" and not check_bare_name(file):
-            raise fields.wrong("name", f"is {part!r}, expected the bare name of a file")
-    return EmbedderIdentity(
-        name=fields.get("name", str),
-        weights=fields.get("weights", str),
-        revision=fields.get("revision", str),
-        weights_sha256=fields.get("weights_sha256", str),
-        preprocessing=fields.get("preprocessing", dict),
-        pooling=fields.get("pooling", str),
-        dim=fields.positive("dim"),
-        # Indexes older than these fields do not say them.
-        network=fields.get("network", dict) if "network" in fields.data else {},
-        precision=fields.get("precision", str) if "precision" in fields.data else "float32",
-    )
+def _command(fields: Fields) -> str | None:
+    if "command" not in fields.data:
+        return None
+    command = fields.get("command", str)
+    if len(command) > MAX_COMMAND:
+        raise fields.wrong("command", f"is longer than {MAX_COMMAND} characters")
+    return command
 
 
 def _crop(fields: Fields) -> str:
@@ -354,22 +343,22 @@ def _vocabulary(fields: Fields) -> dict[int, str]:
     return names
 
 
-def _files(fields: Fields) -> dict[str, FileEntry]:
+def _files(fields: Fields, embeddings_file: str) -> dict[str, FileEntry]:
     files: dict[str, FileEntry] = {}
     for path in fields.data:
         if not check_file_name(path):
             raise IndexFormatError(
                 f"{fields.where}: {path!r} is not a file of an index (README.md, index.faiss, "
-                "slices/*.parquet, embeddings/*.safetensors, memories/*.safetensors); "
+                "slices/*.parquet, embeddings/*.safetensors, memories/*.safetensors, ...); "
                 "do not use this index, it was made to reach outside its folder or is damaged"
             )
         entry = fields.sub(path)
         if entry.get("bytes", int) < 0 or not _SHA256.fullmatch(entry.get("sha256", str)):
             raise fields.wrong(path, "has no valid size and sha256")
         files[path] = FileEntry(bytes=entry.get("bytes", int), sha256=entry.get("sha256", str))
-    for needed in (CARD, EMBEDDINGS_FILE):
+    for needed in (CARD, embeddings_file):
         if needed not in files:
             raise fields.wrong(needed, "is missing")
-    if not any(path.startswith("slices/") for path in files):
+    if not any(path.startswith(SLICES) for path in files):
         raise fields.wrong("slices/*.parquet", "is missing")
     return files

@@ -109,8 +109,8 @@ def test_manifest_cannot_point_elsewhere(own_index: Path, name: str) -> None:
 
 
 def test_newer_schema_says_to_upgrade(own_index: Path) -> None:
-    edit_manifest(own_index, lambda data: data.update(schema_version=2))
-    with pytest.raises(IndexFormatError, match=r"schema_version 2.*upgrade"):
+    edit_manifest(own_index, lambda data: data.update(schema_version=3))
+    with pytest.raises(IndexFormatError, match=r"schema_version 3.*upgrade"):
         open_store(own_index)
 
 
