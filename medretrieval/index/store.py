@@ -16,8 +16,6 @@ from numpy.typing import NDArray
 from medretrieval.errors import IndexFormatError, UsageError
 from medretrieval.index.columns import RowMap
 from medretrieval.index.manifest import (
-    EMBEDDINGS_FILE,
-    FAISS_FILE,
     MANIFEST,
     Manifest,
     read_manifest,
@@ -46,11 +44,18 @@ def pseudonym(patient_id: str, index_name: str) -> str:
     return hashlib.blake2b(patient_id.encode(), key=key, digest_size=8).hexdigest()
 
 
-def open_store(path: str | Path, *, verify: Verify = "changed", trusted: bool = True) -> IndexStore:
+def open_store(
+    path: str | Path,
+    *,
+    embedder: str | None = None,
+    verify: Verify = "changed",
+    trusted: bool = True,
+) -> IndexStore:
     """Open an index folder.
 
     Args:
         path: the folder.
+        embedder: by whose embeddings it is searched, where it has several; default the first.
         verify: "changed" hashes every file and looks at every embedding the first time, which reads
             the whole folder once (about a second per gigabyte), and later only the files that
             changed since; "full" does it every time; "sizes" compares sizes only and trusts the
@@ -62,23 +67,24 @@ def open_store(path: str | Path, *, verify: Verify = "changed", trusted: bool = 
     Raises:
         IndexFormatError: not an index, of a newer schema, incomplete, changed, or inconsistent; the
             message names the file.
+        UsageError: the index has no such embedder.
     """
     if verify not in get_args(Verify):
         raise UsageError(f"verify is {verify!r}; expected 'changed', 'full' or 'sizes'")
     folder = Path(path)
-    manifest = read_manifest(folder)
+    manifest = read_manifest(folder).choose(embedder)
     _check_kind(manifest, folder)
-    verified = check_files(folder, manifest.files, verify)
+    verified = check_files(folder, manifest, verify)
     counts = manifest.counts
     embeddings = read_embeddings(
-        folder / EMBEDDINGS_FILE,
+        folder / manifest.embeddings_file,
         rows=counts.slices,
         dim=manifest.dim,
         dtype=manifest.dtype,
         check=_norms_unknown(verified, manifest, verify),
     )
     if verify != "sizes":
-        verified.note_norms(EMBEDDINGS_FILE)
+        verified.note_norms(manifest.embeddings_file)
     shards = sorted(name for name in manifest.files if name.startswith("slices/"))
     table = SliceTable([folder / name for name in shards], manifest.attributes)
     try:
@@ -98,8 +104,9 @@ def open_store(path: str | Path, *, verify: Verify = "changed", trusted: bool = 
 
 
 def _norms_unknown(verified: Verified, manifest: Manifest, verify: Verify) -> bool:
-    entry = manifest.files[EMBEDDINGS_FILE]
-    known = verify == "changed" and verified.holds(EMBEDDINGS_FILE, entry.sha256, norms=True)
+    name = manifest.embeddings_file
+    entry = manifest.files[name]
+    known = verify == "changed" and verified.holds(name, entry.sha256, norms=True)
     return not (known or verify == "sizes")
 
 
@@ -273,8 +280,8 @@ class IndexStore:
     def reload_memories(self) -> None:
         """Take note of memories that were stored in the folder since it was opened."""
         try:
-            manifest = read_manifest(self.path)
-        except IndexFormatError as error:
+            manifest = read_manifest(self.path).choose(self.manifest.embedder.name)
+        except (IndexFormatError, UsageError) as error:
             logger.warning("%s was changed while it is open: %s", self.path, error)
             return
         if without_memories(manifest) == without_memories(self.manifest):
@@ -309,7 +316,8 @@ class IndexStore:
             "checked": ["schema", "file list", *checked, "rows", "counts", "dimension"],
             "exact": self.manifest.index_kind in EXACT_KINDS,
             **({"memories": memories} if memories else {}),
-            "stored_faiss_index": FAISS_FILE in files and (self.path / FAISS_FILE).exists(),
+            "stored_faiss_index": self.manifest.faiss_file in files
+            and (self.path / self.manifest.faiss_file).exists(),
         }
 
     def _make_searcher(self) -> Searcher:
@@ -318,12 +326,12 @@ class IndexStore:
         from medretrieval.index.searcher import Searcher
 
         m = self.manifest
-        path = self.path / FAISS_FILE
-        entry = m.files.get(FAISS_FILE)
+        path = self.path / m.faiss_file
+        entry = m.files.get(m.faiss_file)
         index = None
         if KINDS[m.index_kind].build is not None:
             if self._trusted and entry is not None and path.exists():
-                self.check_file(FAISS_FILE)
+                self.check_file(m.faiss_file)
                 index = faiss_files.read_faiss(path, rows=len(self), dim=m.dim, kind=m.index_kind)
             else:
                 logger.info("building the %s index of %s in memory", m.index_kind, self.path)

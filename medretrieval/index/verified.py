@@ -24,7 +24,8 @@ from typing import Any, Literal
 
 from medretrieval.errors import IndexFormatError
 from medretrieval.folders import cache_dir
-from medretrieval.index.manifest import FAISS_FILE, MANIFEST, MEMORIES, FileEntry
+from medretrieval.index.files import EMBEDDINGS, MANIFEST, FileEntry, is_derived
+from medretrieval.index.manifest import Manifest
 
 logger = logging.getLogger(__name__)
 
@@ -128,13 +129,15 @@ class Verified:
 
 def _remedy(name: str) -> str:
     """What to do about a file of an index that is not as it should be."""
-    if name == FAISS_FILE or name.startswith(MEMORIES):
+    if is_derived(name):
         return "delete it, it is derived and made again"
     return "fetch or build the index again"
 
 
-def check_files(folder: Path, files: Mapping[str, FileEntry], verify: Verify) -> Verified:
-    """Check that exactly these files are in the folder, with their sizes and hashes.
+def check_files(folder: Path, manifest: Manifest, verify: Verify) -> Verified:
+    """Check that exactly the listed files are in the folder, with their sizes and hashes.
+
+    What is derived may be missing, and so may the embeddings of other embedders.
 
     Args:
         verify: as for `store.open_store`.
@@ -143,15 +146,15 @@ def check_files(folder: Path, files: Mapping[str, FileEntry], verify: Verify) ->
         IndexFormatError: one is missing, a link, of another size or content, or not listed.
     """
     verified = Verified(folder)
-    for name, entry in files.items():
+    for name, entry in manifest.files.items():
         path = folder / name
         if path.is_symlink() or (path.parent != folder and path.parent.is_symlink()):
             raise IndexFormatError(
                 f"{path} is a link; the files of an index must lie in its folder themselves"
             )
         if not path.is_file():
-            if (name == FAISS_FILE or name.startswith(MEMORIES)) and not path.exists():
-                continue  # derived: it is made again
+            if _may_be_missing(name, manifest) and not path.exists():
+                continue
             raise IndexFormatError(f"{path} is missing; fetch or build the index again")
         size = path.stat().st_size
         if size != entry.bytes:
@@ -161,15 +164,20 @@ def check_files(folder: Path, files: Mapping[str, FileEntry], verify: Verify) ->
             )
         if verify == "full" or (verify == "changed" and not verified.holds(name, entry.sha256)):
             verified.check(name, entry)
-    _check_unlisted(folder, files)
+    _check_unlisted(folder, manifest.files)
     return verified
+
+
+def _may_be_missing(name: str, manifest: Manifest) -> bool:
+    other = name.startswith(EMBEDDINGS) and name != manifest.embeddings_file
+    return other or is_derived(name)
 
 
 def _check_unlisted(folder: Path, files: Mapping[str, FileEntry]) -> None:
     for found in sorted(folder.rglob("*")):
         name = found.relative_to(folder).as_posix()
         # Hidden files (.gitattributes, download caches) are never read; nor is a stray index.faiss.
-        if name.startswith(".") or "/." in name or name in (MANIFEST, FAISS_FILE):
+        if name.startswith(".") or "/." in name or name == MANIFEST or name.endswith(".faiss"):
             continue
         if found.is_symlink() or (not found.is_dir() and name not in files):
             raise IndexFormatError(
