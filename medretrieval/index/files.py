@@ -91,13 +91,14 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def is_linked(path: Path, blobs: Path | None) -> bool:
-    """Whether a file is a link, or lies in a linked folder, though it must not.
+def is_linked(path: Path, blobs: Path | None, folder: Path | None = None) -> bool:
+    """Whether a file of an index is a link, or lies in a linked folder, though it must not.
 
     Args:
         blobs: the resolved folder into which the cache of the Hub's client links its files; a link
-            that leads to a file right in it is as good as the file. None where nothing may be one.
+            to a file right in it is as good as the file. None where nothing may be a link.
+        folder: the index itself may be reached by a link.
     """
     if blobs is not None and path.is_symlink():
         return path.resolve().parent != blobs
-    return path.is_symlink() or path.parent.is_symlink()
+    return path.is_symlink() or (path.parent != folder and path.parent.is_symlink())

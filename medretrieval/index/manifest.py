@@ -218,7 +218,7 @@ def read_manifest(folder: Path, *, blobs: Path | None = None) -> Manifest:
             f"{folder} {what}; an index is a folder with a {MANIFEST}, as `medretrieval build` "
             "writes it"
         )
-    if is_linked(path, blobs) or not path.is_file():
+    if is_linked(path, blobs, folder) or not path.is_file():
         raise IndexFormatError(
             f"{folder} is not an index: it has no {MANIFEST}; give the folder that "
             "`medretrieval build` wrote"

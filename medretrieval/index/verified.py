@@ -24,7 +24,7 @@ from typing import Any, Literal
 
 from medretrieval.errors import IndexFormatError
 from medretrieval.folders import cache_dir
-from medretrieval.index.files import EMBEDDINGS, MANIFEST, FileEntry, is_derived
+from medretrieval.index.files import EMBEDDINGS, MANIFEST, FileEntry, is_derived, is_linked
 from medretrieval.index.manifest import Manifest
 
 logger = logging.getLogger(__name__)
@@ -79,7 +79,8 @@ class Verified:
         seen = self._new.get(name) or self._seen.get(name)
         if seen is None or seen.sha256 != sha256 or (norms and not seen.norms):
             return False
-        return seen.state == _state(os.lstat(self._folder / name))
+        # What links of the Hub's cache lead to; elsewhere links are refused, see `check_files`.
+        return seen.state == _state(os.stat(self._folder / name))
 
     def check(self, name: str, entry: FileEntry) -> None:
         """Hash a file, and remember it if it is right.
@@ -134,26 +135,36 @@ def _remedy(name: str) -> str:
     return "fetch or build the index again"
 
 
-def check_files(folder: Path, manifest: Manifest, verify: Verify) -> Verified:
+def check_files(
+    folder: Path,
+    manifest: Manifest,
+    verified: Verified,
+    verify: Verify,
+    *,
+    blobs: Path | None = None,
+) -> None:
     """Check that exactly the listed files are in the folder, with their sizes and hashes.
 
     What is derived may be missing, and so may the embeddings of other embedders.
 
     Args:
         verify: as for `store.open_store`.
+        verified: remembers what was found right.
+        blobs: see `files.is_linked`; given for the cache of the Hub, where any file may be missing,
+            and is hashed when it is used.
 
     Raises:
         IndexFormatError: one is missing, a link, of another size or content, or not listed.
     """
-    verified = Verified(folder)
     for name, entry in manifest.files.items():
         path = folder / name
-        if path.is_symlink() or (path.parent != folder and path.parent.is_symlink()):
+        if is_linked(path, blobs, folder):
             raise IndexFormatError(
                 f"{path} is a link; the files of an index must lie in its folder themselves"
             )
         if not path.is_file():
-            if _may_be_missing(name, manifest) and not path.exists():
+            missing = blobs is not None or _may_be_missing(name, manifest)
+            if missing and not path.exists():
                 continue
             raise IndexFormatError(f"{path} is missing; fetch or build the index again")
         size = path.stat().st_size
@@ -162,10 +173,12 @@ def check_files(folder: Path, manifest: Manifest, verify: Verify) -> Verified:
                 f"{path} has {size} bytes, {MANIFEST} says {entry.bytes}; it is cut off or "
                 f"changed; {_remedy(name)}"
             )
+        if blobs is not None:
+            continue
         if verify == "full" or (verify == "changed" and not verified.holds(name, entry.sha256)):
             verified.check(name, entry)
-    _check_unlisted(folder, manifest.files)
-    return verified
+    if blobs is None:  # nothing but what was asked for by name comes into the cache
+        _check_unlisted(folder, manifest.files)
 
 
 def _may_be_missing(name: str, manifest: Manifest) -> bool:
