@@ -24,3 +24,16 @@ def weights_dir() -> Path:
     """
     named = os.environ.get("MEDRETRIEVAL_WEIGHTS")
     return Path(named) if named else cache_dir() / "weights"
+
+
+def trust_file() -> Path:
+    """File that lists the organisations whose data sets are trusted, see `index.trust`.
+
+    `MEDRETRIEVAL_TRUSTED` names it; otherwise it is `medretrieval/trusted.txt` in the user's folder
+    of settings.
+    """
+    named = os.environ.get("MEDRETRIEVAL_TRUSTED")
+    if named:
+        return Path(named)
+    home = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+    return Path(home) / "medretrieval" / "trusted.txt"

@@ -2,17 +2,21 @@
 
 The Hub is asked once, with a deadline of its own that also covers name resolution and servers
 that answer a byte at a time; only after that answer is anything downloaded, at the commit that it
-named. Nothing is retried: a person can.
+named. Transfers may take as long as they need while bytes come. Nothing is retried here: a person
+can.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, Generic, TypeVar
 
 REQUEST_TIMEOUT_S = 3.0
 ANSWER_DEADLINE_S = 5.0
+STALL_S = 30.0  # a transfer of which nothing came for so long is given up
+_POLL_S = 0.1
 
 Answer = TypeVar("Answer")
 
@@ -24,27 +28,30 @@ def offline() -> bool:
     return bool(constants.is_offline_mode())
 
 
-def resolve(repo: str, filenames: Sequence[str], revision: str) -> tuple[str, str]:
+def resolve(
+    repo: str, filenames: Sequence[str], revision: str, *, repo_type: str = "model"
+) -> tuple[str, str]:
     """Ask the Hub which of some files a repository has, and at which commit.
 
     Args:
         filenames: in order of preference; the first that exists is returned.
         revision: branch, tag or commit.
+        repo_type: "model" or "dataset".
 
     Raises:
         TimeoutError: no answer within `ANSWER_DEADLINE_S`.
         OSError: the repository has none of the files, or this is not a Hub.
         Exception: whatever the client raises; `reason` puts it in words.
     """
-    return within(ANSWER_DEADLINE_S, lambda: _resolve(repo, filenames, revision))
+    return within(ANSWER_DEADLINE_S, lambda: _resolve(repo, filenames, revision, repo_type))
 
 
-def _resolve(repo: str, filenames: Sequence[str], revision: str) -> tuple[str, str]:
+def _resolve(repo: str, filenames: Sequence[str], revision: str, repo_type: str) -> tuple[str, str]:
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
     from huggingface_hub.errors import RemoteEntryNotFoundError
 
     for filename in filenames:
-        url = hf_hub_url(repo, filename, revision=revision)
+        url = hf_hub_url(repo, filename, revision=revision, repo_type=repo_type)
         try:
             metadata = get_hf_file_metadata(url, timeout=REQUEST_TIMEOUT_S)
         except RemoteEntryNotFoundError:
@@ -57,23 +64,114 @@ def _resolve(repo: str, filenames: Sequence[str], revision: str) -> tuple[str, s
 
 def within(seconds: float, ask: Callable[[], Answer]) -> Answer:
     """`ask()`, or TimeoutError after `seconds`; what hangs is left behind in a daemon thread."""
-    answers: list[Answer] = []
-    errors: list[Exception] = []
-
-    def run() -> None:
-        try:
-            answers.append(ask())
-        except Exception as error:  # handed over to the waiting thread
-            errors.append(error)
-
-    thread = threading.Thread(target=run, name="hub-request", daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if errors:
-        raise errors[0]
-    if not answers:
+    asking = _Asking(ask)
+    asking.thread.join(seconds)
+    if asking.thread.is_alive():
         raise TimeoutError(f"no answer within {seconds:g} s")
-    return answers[0]
+    return asking.answer()
+
+
+class Meter:
+    """Counts the bytes of a transfer; `count` is called by whoever transfers, from any thread."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+        self.last = time.monotonic()
+        self.stopped = False
+        self._lock = threading.Lock()
+
+    def count(self, number: int) -> None:
+        """Note that so many bytes more went over the line; also that something happened, with 0.
+
+        Raises:
+            TimeoutError: nobody waits for the transfer any more.
+        """
+        with self._lock:
+            self.bytes += number
+            self.last = time.monotonic()
+        if self.stopped:
+            raise TimeoutError("the transfer was given up")
+
+    def bar(self, limit: int) -> Any:
+        """A stand-in for tqdm's class that counts here and shows nothing.
+
+        Args:
+            limit: more bytes than these are refused, by OversizeError from within the transfer.
+        """
+        from tqdm.auto import tqdm
+
+        meter = self
+
+        class Bar(tqdm):  # type: ignore[misc]
+            seen = 0
+
+            def __init__(self, *args: Any, **kwargs: Any) -> None:
+                super().__init__(*args, **{**kwargs, "disable": True})
+
+            def update(self, n: float | None = 1) -> bool | None:
+                number = int(n or 0)
+                self.seen += number
+                if self.seen > limit:
+                    raise OversizeError(f"more than the {limit} bytes that it should have came")
+                meter.count(number)
+                return None
+
+        return Bar
+
+
+class OversizeError(Exception):
+    """A file is larger than it was said to be."""
+
+
+def steadily(
+    transfer: Callable[[Meter], Answer],
+    *,
+    stalled_s: float | None = None,
+    report: Callable[[int], None] = lambda done: None,
+) -> Answer:
+    """`transfer(meter)`, or TimeoutError if its meter counts nothing for a while.
+
+    Args:
+        stalled_s: for how long, default `STALL_S`.
+        report: called again and again, in the thread of the caller, with the bytes so far; whatever
+            it raises ends the transfer.
+    """
+    limit = STALL_S if stalled_s is None else stalled_s
+    meter = Meter()
+    asking = _Asking(lambda: transfer(meter))
+    try:
+        while True:
+            asking.thread.join(_POLL_S)
+            report(meter.bytes)
+            if not asking.thread.is_alive():
+                return asking.answer()
+            if time.monotonic() - meter.last > limit:
+                raise TimeoutError(f"nothing came for {limit:g} s")
+    finally:
+        meter.stopped = True
+
+
+class _Asking(Generic[Answer]):
+    """A call in a daemon thread, which is left behind if it hangs."""
+
+    def __init__(self, ask: Callable[[], Answer]) -> None:
+        self._answers: list[Answer] = []
+        self._errors: list[Exception] = []
+
+        def run() -> None:
+            try:
+                self._answers.append(ask())
+            except Exception as error:  # handed over to the waiting thread
+                self._errors.append(error)
+
+        self.thread = threading.Thread(target=run, name="hub-request", daemon=True)
+        self.thread.start()
+
+    def answer(self) -> Answer:
+        """What it returned; what it raised is raised."""
+        if self._errors:
+            raise self._errors[0]
+        return self._answers[0]
 
 
 def reason(error: Exception) -> str:
@@ -82,11 +180,17 @@ def reason(error: Exception) -> str:
     from huggingface_hub.errors import (
         GatedRepoError,
         HfHubHTTPError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
         RepositoryNotFoundError,
         RevisionNotFoundError,
     )
 
     hub = constants.ENDPOINT
+    if isinstance(error, LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
+        error = error.__cause__  # the client wraps what it met
+    if isinstance(error, OfflineModeIsEnabled):
+        return f"HF_HUB_OFFLINE is set, so {hub} is not asked"
     if isinstance(error, GatedRepoError):
         return (
             f"the repository at {hub} is gated: accept its terms on its page, "

@@ -22,21 +22,27 @@ from numpy.typing import NDArray
 from medretrieval.errors import UsageError
 from medretrieval.index.columns import Coded, LabelColumn, RowMap
 from medretrieval.index.compatible import check_compatible, check_distinct, join_texts
+from medretrieval.index.index_store import IndexStore
 from medretrieval.index.manifest import Counts, Manifest
-from medretrieval.index.store import IndexStore, open_store
+from medretrieval.index.opening import open_named
+from medretrieval.index.reference import split_references
 from medretrieval.index.verified import Verify
 from medretrieval.index.vocabulary import Translation, Vocabulary
-from medretrieval.types import Support
+from medretrieval.types import Progress, Support, no_progress
 
 
 def open_group(
-    paths: Iterable[str | Path], *, verify: Verify = "changed", trusted: bool = True
+    paths: Iterable[str | Path],
+    *,
+    verify: Verify = "changed",
+    trusted: bool = True,
+    progress: Progress = no_progress,
 ) -> IndexGroup:
     """Open several index folders together.
 
     Args:
-        paths: at least one folder.
-        verify, trusted: as for `open_store`.
+        paths: at least one index, each named as for `opening.open_named`.
+        verify, trusted, progress: see there.
 
     Raises:
         IndexFormatError: one of them is not an index, incomplete, changed, or inconsistent.
@@ -44,13 +50,15 @@ def open_group(
         UsageError: their slices, dtypes or extra columns differ, a volume is in two of them, or
             there are none.
     """
-    folders = [Path(path) for path in paths]
-    if not folders:
+    names = list(paths)
+    if not names:
         raise UsageError("there is no index to open; give at least one folder")
     with ExitStack() as opened:
         stores = [
-            opened.enter_context(open_store(folder, verify=verify, trusted=trusted))
-            for folder in folders
+            opened.enter_context(
+                open_named(name, verify=verify, trusted=trusted, progress=progress)
+            )
+            for name in names
         ]
         group = IndexGroup(stores)
         opened.pop_all()  # all is well: they stay open
@@ -58,30 +66,27 @@ def open_group(
 
 
 def open_stores(
-    source: str | Path | Sequence[str | Path], *, verify: Verify = "changed", trusted: bool = True
+    source: str | Path | Sequence[str | Path],
+    *,
+    verify: Verify = "changed",
+    trusted: bool = True,
+    progress: Progress = no_progress,
 ) -> IndexStore | IndexGroup:
-    """Open an index folder, or several together.
+    """Open an index, or several together.
 
     Args:
-        source: a folder, several of them, or their names with commas between them where there is
-            no folder of that whole name.
-        verify, trusted: as for `open_store`.
+        source: an index named as for `opening.open_named`, several of them, or their names with
+            commas between them where there is no folder of that whole name.
+        verify, trusted, progress: see there.
 
     Raises:
         IndexFormatError, EmbedderMismatchError, UsageError: as `open_store` and `open_group`.
+        UnavailableError: the Hub does not give one of them.
     """
-    if isinstance(source, str) and "," in source and not _exists(source):
-        source = [name.strip() for name in source.split(",") if name.strip()]
-    if isinstance(source, (str, Path)):
-        return open_store(source, verify=verify, trusted=trusted)
-    return open_group(source, verify=verify, trusted=trusted)
-
-
-def _exists(name: str) -> bool:
-    try:
-        return Path(name).exists()
-    except (OSError, ValueError):  # a name that no folder can have
-        return False
+    names = split_references(source)
+    if len(names) == 1 and isinstance(source, (str, Path)):
+        return open_named(names[0], verify=verify, trusted=trusted, progress=progress)
+    return open_group(names, verify=verify, trusted=trusted, progress=progress)
 
 
 class StackedRows:

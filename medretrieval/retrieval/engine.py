@@ -67,12 +67,15 @@ def open_index(
     precision: Precision | None = None,
     runtime: Runtime = "torch",
     verify: Literal["changed", "full", "sizes"] = "changed",
+    progress: Progress = no_progress,
 ) -> Index:
-    """Open an index folder, or several together, with all checks, ready to be searched.
+    """Open an index, or several together, with all checks, ready to be searched.
 
     Args:
-        path: a folder that `medretrieval build` wrote; several, or "a,b,c", are searched as if they
-            were one.
+        path: a folder that `medretrieval build` wrote, or "ORG/NAME" or "ORG/NAME@REVISION" for a
+            data set of the Hub, of which only what a search needs is fetched; behind it
+            "#EMBEDDER" for another embedder than its first. Several, or "a,b,c", are searched as if
+            they were one.
         embedder: embeds the queries; by default the one of the index is loaded when first needed.
         weights: local weights for that one, if they are neither bundled nor cached.
         device, precision, runtime: how that one is computed, see `embedders.load_embedder`; the
@@ -80,16 +83,18 @@ def open_index(
         verify: "changed" hashes the files that were not yet found right on this machine, or changed
             since; "full" hashes every file of the index; "sizes" is faster for large ones that were
             checked before.
+        progress: called with the bytes fetched from the Hub, of how many, and what for.
 
     Raises:
         IndexFormatError: not an index, incomplete, tampered with, or of a newer version.
+        UnavailableError: the Hub does not give it.
         EmbedderMismatchError: `embedder` is not the one that made the index.
     """
     # Imported when used: opening a stored index loads packages that this module does not need.
     from medretrieval.index import open_stores
 
     load = partial(load_again, device=device, weights=weights, precision=precision, runtime=runtime)
-    return Index(open_stores(path, verify=verify), embedder=embedder, load=load)
+    return Index(open_stores(path, verify=verify, progress=progress), embedder=embedder, load=load)
 
 
 class Index(Opened):

@@ -1,0 +1,80 @@
+"""How an index is named: a folder or a data set of the Hub, and one of its embedders.
+
+path/to/index          ORG/NAME          ORG/NAME@REVISION          ...#EMBEDDER
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+_PREFIX = re.compile(r"(hf://|https?://[^/]+/)datasets/")
+_REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_REVISION = re.compile(r"[\w][\w./-]*")
+COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """What a text names.
+
+    Attributes:
+        folder: the index folder; None for a data set of the Hub.
+        repo, revision: the data set ORG/NAME, and its branch, tag or commit if one is named.
+        embedder: by whose embeddings it is to be searched, None for its first.
+    """
+
+    folder: Path | None = None
+    repo: str | None = None
+    revision: str | None = None
+    embedder: str | None = None
+
+    def __str__(self) -> str:
+        place = str(self.folder) if self.repo is None else self.repo
+        revision = f"@{self.revision}" if self.revision else ""
+        return f"{place}{revision}{f'#{self.embedder}' if self.embedder else ''}"
+
+
+def parse_reference(text: str | Path) -> Reference:
+    """Return what a text names; whether it exists is not asked of the Hub.
+
+    A folder that exists is meant, whatever its name looks like. Otherwise ORG/NAME is a data set of
+    the Hub, also as hf://datasets/ORG/NAME and as the address of its page.
+
+    >>> parse_reference("lab/liver@v2#dinov2-base")
+    Reference(folder=None, repo='lab/liver', revision='v2', embedder='dinov2-base')
+    >>> parse_reference("./lab/liver").repo is None
+    True
+    """
+    if isinstance(text, Path) or exists(text):
+        return Reference(folder=Path(text))
+    place, _, embedder = text.partition("#")
+    chosen = embedder or None
+    if exists(place):
+        return Reference(folder=Path(place), embedder=chosen)
+    bare = _PREFIX.sub("", place, count=1)
+    repo, at, revision = bare.partition("@")
+    if _REPO.fullmatch(repo) and (not at or _REVISION.fullmatch(revision)):
+        return Reference(repo=repo, revision=revision or None, embedder=chosen)
+    return Reference(folder=Path(place), embedder=chosen)
+
+
+def split_references(source: str | Path | Sequence[str | Path]) -> list[str | Path]:
+    """Return the indexes that are named with commas between them, unless it is one folder's name.
+
+    >>> split_references("a, b,c")
+    ['a', 'b', 'c']
+    """
+    if isinstance(source, str) and "," in source and not exists(source):
+        return [name.strip() for name in source.split(",") if name.strip()]
+    return [source] if isinstance(source, (str, Path)) else list(source)
+
+
+def exists(name: str) -> bool:
+    """Whether there is a file or folder of this name."""
+    try:
+        return Path(name).exists()
+    except (OSError, ValueError):  # a name that no folder can have
+        return False
