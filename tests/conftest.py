@@ -11,7 +11,7 @@ import pytest
 # Last, so that the folders of the tests hide no package.
 sys.path.append(str(Path(__file__).parent))
 
-from hub.client import LocalHub, forget_connections
+from hub.client import LocalHub, running_hub
 
 
 @pytest.fixture
@@ -20,10 +20,5 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalHub]:
 
     A test fails if it asked for something that this Hub does not model.
     """
-    forget_connections()
-    with pytest.MonkeyPatch.context() as patch:
-        local = LocalHub(tmp_path_factory.mktemp("hf"), patch)
+    with running_hub(tmp_path_factory.mktemp("hf")) as local:
         yield local
-        local.stop()
-        forget_connections()
-    assert local.errors == []

@@ -6,18 +6,17 @@ to set it later: the values that they read are replaced where they are kept.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from .server import WRITE_TOKEN, Hub
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 LOCAL = "127.0.0.1"
 
@@ -144,6 +143,21 @@ def _replace_in_datasets(url: str, home: Path, patch: pytest.MonkeyPatch) -> Non
     }
     for name, value in replaced.items():
         patch.setattr(config, name, value)
+
+
+@contextlib.contextmanager
+def running_hub(home: Path) -> Iterator[LocalHub]:
+    """A Hub that the clients of this process meet within the block; `home` is their HF_HOME.
+
+    Raises:
+        AssertionError: it was asked for something that it does not model, or failed itself.
+    """
+    forget_connections()
+    with pytest.MonkeyPatch.context() as patch, LocalHub(home, patch) as hub:
+        yield hub
+    forget_connections()
+    if hub.errors:
+        raise AssertionError("\n".join(hub.errors))
 
 
 def forget_connections() -> None:

@@ -51,7 +51,10 @@ class Listener(socketserver.ThreadingTCPServer):
 
     def process_request(self, request: Any, client_address: Any) -> None:
         thread = threading.Thread(
-            target=self.process_request_thread, args=(request, client_address), daemon=True
+            target=self.process_request_thread,
+            args=(request, client_address),
+            name=f"local-{self.host}-connection",
+            daemon=True,
         )
         with self._lock:
             self._open.add(request)

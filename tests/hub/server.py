@@ -58,6 +58,7 @@ from __future__ import annotations
 import secrets
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from typing import Self
 
 from . import api, files
 from .accounts import Storage, Token, User
@@ -70,6 +71,7 @@ from .traffic import (
     Faults,
     Interruption,
     Log,
+    NotModelled,
     Request,
     error_answer,
     find_route,
@@ -80,6 +82,7 @@ MULTIPART_OVER = 20_000_000
 PART_BYTES = 10_000_000
 PAGE = 1000
 DRIP_S = 0.05
+WAIT_S = 60.0
 HOME = "lab"
 WRITE_TOKEN = "hf_local_ada"
 
@@ -110,6 +113,12 @@ class Hub:
         self.add_user("ada", organisations=(HOME,), token=WRITE_TOKEN)
         self._listeners = [Listener(self, "hub"), Listener(self, "cdn")]
         self.url, self.cdn_url = (listener.url for listener in self._listeners)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        self.stop()
 
     def stop(self) -> None:
         """Close everything; whoever still waits for an answer loses the connection."""
@@ -272,6 +281,12 @@ class Hub:
         """Bytes in the bodies of requests."""
         return sum(request.received for request in self.requests(None, path_regex))
 
+    def wait_for(
+        self, path_regex: str, *, method: str | None = None, timeout_s: float = WAIT_S
+    ) -> Request:
+        """The first such request in the log, once it has come; for what runs beside the test."""
+        return self.log.wait_for(path_regex, method, timeout_s)
+
     def reset_log(self) -> None:
         self.log.clear()
 
@@ -287,8 +302,8 @@ class Hub:
                 return endpoint(self, Call(request, body, token, parts))
             except HubError as error:
                 return error_answer(error)
-            except LookupError as error:
-                self.errors.append(f"{request.method} {request.path}: {error!r}")
+            except NotModelled as error:
+                self.errors.append(str(error))
                 return json_answer({"error": str(error)}, 501)
 
     def fault_in_server(self, request: Request, error: Exception) -> Answer:

@@ -88,6 +88,10 @@ def error_answer(error: HubError) -> Answer:
     return json_answer(error.body, error.status, headers)
 
 
+class NotModelled(Exception):
+    """A request that no endpoint is for."""
+
+
 Endpoint = Callable[[Any, Call], Answer]
 Route = tuple[str, str, Endpoint]
 
@@ -98,13 +102,13 @@ def find_route(
     """The endpoint of a request, and the parts of its path (unquoted).
 
     Raises:
-        LookupError: none is modelled.
+        NotModelled: there is none.
     """
     for methods, pattern, endpoint in routes:
         match = re.fullmatch(pattern, urlsplit(path).path)
         if match and method in methods.split("|"):
             return endpoint, {k: unquote(v) for k, v in match.groupdict().items() if v is not None}
-    raise LookupError(f"{method} {path} is not modelled by the Hub of the tests")
+    raise NotModelled(f"{method} {path} is not modelled by the Hub of the tests")
 
 
 class Log:
@@ -112,11 +116,28 @@ class Log:
 
     def __init__(self) -> None:
         self._requests: list[Request] = []
-        self._lock = threading.Lock()
+        self._lock = threading.Condition()
 
     def add(self, request: Request) -> None:
         with self._lock:
             self._requests.append(request)
+            self._lock.notify_all()
+
+    def wait_for(self, path_regex: str, method: str | None, timeout_s: float) -> Request:
+        """The first such request, once it has come.
+
+        Raises:
+            TimeoutError: none came.
+        """
+
+        def come() -> Request | None:
+            return next((r for r in self._requests if r.matches(path_regex, method)), None)
+
+        with self._lock:
+            found = self._lock.wait_for(come, timeout_s)
+        if found is None:
+            raise TimeoutError(f"no request for {path_regex} within {timeout_s:g} s")
+        return found
 
     def clear(self) -> None:
         with self._lock:
