@@ -20,7 +20,7 @@ class Source:
     Attributes:
         key: short name.
         title: as an index should name it (`medretrieval build --source`).
-        homepage: where the images and their terms are.
+        homepage: where the images and their terms are; empty if there is none.
         license: an identifier of the Hub where there is one, else a few words.
         images: whether pictures and masks of it may be passed on in an index.
         why: what that rests on.
@@ -43,14 +43,14 @@ class Source:
 
 ROWS = (
     Source(
-        key="demo",
+        key="phantoms",
         title="synthetic phantoms, computed from formulas; no patient data",
-        homepage="https://github.com/medretrieval/medretrieval",
+        homepage="",
         license="apache-2.0",
         images="allowed",
         why="made by this project; nobody's image",
         citation="this project",
-        aliases=("synthetic phantoms computed from formulas", "medretrieval demo"),
+        aliases=("synthetic phantoms computed from formulas", "medretrieval phantoms"),
     ),
     Source(
         key="acdc",
@@ -86,12 +86,12 @@ ROWS = (
     Source(
         key="brats",
         title="BraTS (multimodal brain tumour segmentation)",
-        homepage="https://www.synapse.org/brats",
+        homepage="https://www.synapse.org/Synapse:syn51156910",
         license="unknown",
         images="unknown",
         why="given to registered persons, by terms that differ from year to year",
         citation="Menze et al., IEEE TMI 34(10), 2015",
-        aliases=("brats", "brain tumor segmentation challenge", "brain tumour segmentation challenge"),
+        aliases=("brats", "brain tumor segmentation challenge"),
     ),
     Source(
         key="btcv",
@@ -138,13 +138,13 @@ ROWS = (
     ),
     Source(
         key="cmr-t1",
-        title="CMR T1 mapping (Beth Israel Deaconess Medical Center)",
-        homepage="https://doi.org/10.7910/DVN/N1R1Q4",
+        title="CMR T1-Map (cardiac T1 mapping)",
+        homepage="",
         license="unknown",
         images="unknown",
-        why="public on the Harvard Dataverse; its terms are not known here",
-        citation="El-Rewaidy et al., Magnetic Resonance in Medicine 85, 2021",
-        aliases=("cmr t1", "cmr t1 mapping", "t1 mapping", "dvn n1r1q4"),
+        why="the papers that use it do not say where it is and by which terms",
+        citation="the paper that you have it from",
+        aliases=("cmr t1", "cmr t1 map", "cmr t1 mapping"),
     ),
     Source(
         key="covidx",
@@ -225,7 +225,7 @@ ROWS = (
         homepage="https://competitions.codalab.org/competitions/17094",
         license="unknown",
         images="unknown",
-        why="the challenge's own licence is said to allow no derived works",
+        why="its terms are shown to registered persons only; MSD Task03 has the same images",
         citation="Bilic et al., Medical Image Analysis 84, 2023",
         aliases=(
             *("lits", "liver tumor segmentation benchmark", "liver tumor segmentation challenge"),
@@ -287,7 +287,7 @@ ROWS = (
         citation="Antonelli et al., Nature Communications 13, 2022",
         aliases=(
             *("msd medical segmentation decathlon", "medical segmentation decathlon"),
-            *("medicaldecathlon", "medical decathlon", "msd task", "msd"),
+            *("medicaldecathlon", "medical decathlon", "msd task"),
             *("task 01 braintumour", "task 02 heart", "task 03 liver", "task 04 hippocampus"),
             *("task 05 prostate", "task 06 lung", "task 07 pancreas", "task 08 hepaticvessel"),
             *("task 09 spleen", "task 10 colon"),
@@ -298,9 +298,9 @@ ROWS = (
         key="nih-chestxray14",
         title="NIH ChestX-ray14",
         homepage="https://nihcc.app.box.com/v/ChestXray-NIHCC",
-        license="no restrictions, with a link, the citation and thanks to the NIH Clinical Center",
-        images="allowed",
-        why="its provider restricts nothing and asks for attribution",
+        license="no licence named",
+        images="unknown",
+        why="said to be free to use with a link, the citation and thanks; copies are not mentioned",
         citation="Wang et al., CVPR, 2017",
         aliases=(
             *("nih chestx ray", "nih chestxray", "chestx ray 14", "chestxray 14", "chestx ray 8"),
@@ -365,7 +365,7 @@ ROWS = (
         homepage="https://doi.org/10.5281/zenodo.11367004",
         license="unknown",
         images="unknown",
-        why="its versions have different licences (CC BY-NC-SA 2.0, CC BY 4.0): see the one you have",
+        why="its versions have different licences, CC BY-NC-SA 2.0 and CC BY 4.0",
         citation="Akinci D'Antonoli et al., Radiology 314(2), 2025",
         aliases=("totalsegmentator mri", "totalsegmentatormri", "totalsegmentator mr"),
         layout="totalsegmentator",

@@ -6,7 +6,7 @@ As known, unverified; see `medretrieval.index.source_table`. What is said here i
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
@@ -18,6 +18,7 @@ from medretrieval.types import UNKNOWN
 
 SOURCES: Mapping[str, Source] = MappingProxyType({row.key: row for row in ROWS})
 
+_NONE = frozenset({"", UNKNOWN})  # what no licence looks like
 _WORD = re.compile(r"[^\W\d_]+|\d+")
 
 
@@ -34,7 +35,7 @@ def recognise(text: str) -> list[Source]:
 
     Names are compared word by word, without letter case and punctuation; the longest name counts
     ("TotalSegmentator MRI" is not "TotalSegmentator"). A number that follows does not matter. The
-    key of a source is recognised if it is all of the text: as a word it may be common English.
+    key of a source is recognised if it is all of the text: inside of it, it may be common English.
 
     >>> [source.key for source in recognise("BraTS2021, MIMIC_CXR-JPG 2.0 and our own")]
     ['brats', 'mimic-cxr']
@@ -63,48 +64,47 @@ def may_publish_pictures(source_text: str, licence: str) -> Verdict:
     """
     named = recognise(source_text)
     given = licence.strip().lower()
-    for images, allowed in (("forbidden", "no"), ("unknown", "unknown")):
-        bad = [source for source in named if source.images == images]
-        if bad:
-            return _verdict(allowed, "; ".join(map(_terms, bad)))
+    forbidden = [source for source in named if source.images == "forbidden"]
+    if forbidden:
+        return Verdict(allowed="no", reason=_terms(forbidden))
+    unclear = [source for source in named if source.images == "unknown"]
+    if unclear:
+        return Verdict(allowed="unknown", reason=_terms(unclear))
     own = {source.license.lower() for source in named}
-    if named and (given in OPEN | own or given in ("", UNKNOWN)):
-        return _verdict("yes", "; ".join(map(_terms, named)))
+    if named and given in OPEN | own | _NONE:
+        return Verdict(allowed="yes", reason=_terms(named))
     if given in OPEN:
-        return _verdict("yes", f"the licence {given} lets copies be passed on, by its conditions")
-    if given in NO_DERIVATIVES:
-        return _verdict(
-            "unknown",
-            f"the licence {given} allows no derived works, and a rendered slice may be one",
+        return Verdict(
+            allowed="yes",
+            reason=f"the licence {given} lets copies be passed on, by its conditions",
         )
-    if given in ("", UNKNOWN):
-        return _verdict(
-            "unknown",
-            f"no known source is named in {source_text!r}, and no licence is given; name both with "
-            "`medretrieval build --source ... --license ...`",
-        )
-    return _verdict("unknown", f"the licence {licence!r} is not one of the open licences known here")
+    return Verdict(allowed="unknown", reason=_unclear(source_text, given))
 
 
-def _terms(source: Source) -> str:
+def _unclear(source_text: str, licence: str) -> str:
+    """Why a licence that is no open one does not answer the question."""
+    if licence in _NONE:
+        return (
+            f"{source_text!r} names no known source, and no licence is given; say both with "
+            "`medretrieval build --source ... --license ...`"
+        )
+    if licence in NO_DERIVATIVES:
+        return f"the licence {licence} allows no derived works, and a rendered slice may be one"
+    return f"the licence {licence!r} is none of the open ones known here: {', '.join(sorted(OPEN))}"
+
+
+def _terms(sources: Sequence[Source]) -> str:
+    """What is known of the terms of these sources, in words."""
     says = {
         "allowed": "lets pictures be passed on",
-        "forbidden": "forbids to pass pictures on",
+        "forbidden": "forbids passing pictures on",
         "unknown": "is not known to let pictures be passed on",
     }
-    return (
-        f"{source.title} {says[source.images]}: {source.why} ({source.license}; as known, see "
-        f"{source.homepage})"
+    return "; ".join(
+        f"{s.title} {says[s.images]}: {s.why} (licence: {s.license}; as known, unverified"
+        f"{f', see {s.homepage}' if s.homepage else ''})"
+        for s in sources
     )
-
-
-def _verdict(allowed: str, reason: str) -> Verdict:
-    words: Mapping[str, Literal["yes", "no", "unknown"]] = {
-        "yes": "yes",
-        "no": "no",
-        "unknown": "unknown",
-    }
-    return Verdict(allowed=words[allowed], reason=reason)
 
 
 def _words(text: str) -> tuple[str, ...]:
