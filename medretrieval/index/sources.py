@@ -96,13 +96,13 @@ def _unclear(source_text: str, licence: str) -> str:
 def _terms(sources: Sequence[Source]) -> str:
     """What is known of the terms of these sources, in words."""
     says = {
-        "allowed": "lets pictures be passed on",
-        "forbidden": "forbids passing pictures on",
-        "unknown": "is not known to let pictures be passed on",
+        "allowed": "pictures may be passed on",
+        "forbidden": "pictures may not be passed on",
+        "unknown": "whether pictures may be passed on is not known",
     }
-    return "; ".join(
-        f"{s.title} {says[s.images]}: {s.why} (licence: {s.license}; as known, unverified"
-        f"{f', see {s.homepage}' if s.homepage else ''})"
+    return ". ".join(
+        f"{s.title}: {says[s.images]}; {s.why} (licence: {s.license}; as known, unverified"
+        f"{f'; {s.homepage}' if s.homepage else ''})"
         for s in sources
     )
 

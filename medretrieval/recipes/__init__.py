@@ -57,7 +57,7 @@ LAYOUTS: Mapping[str, Layout] = MappingProxyType(
             Layout(
                 name="totalsegmentator",
                 title="the TotalSegmentator data set, CT (v1, v2) or MRI",
-                tree="meta.csv\ns0001/ct.nii.gz (or mri.nii.gz)\ns0001/segmentations/liver.nii.gz",
+                tree="meta.csv\ns0001/ct.nii.gz or mri.nii.gz\ns0001/segmentations/liver.nii.gz",
                 extra=("study_type", "split"),
                 beside="one label map a case, merged from one file a structure",
                 reader="medretrieval.recipes.totalsegmentator:read",
