@@ -1,4 +1,4 @@
-"""Writes what the documentation takes from the code: docs/cli.md and the tables of other pages.
+"""Writes what the documentation takes from the code: pages, tables of other pages, index cards.
 
 python docs/generate.py                   write them
 python docs/generate.py --check           exit 1 if they are out of date
@@ -26,6 +26,10 @@ from medretrieval.evaluation.figures import CURVE  # noqa: E402
 from medretrieval.evaluation.pages import overview, sections  # noqa: E402
 from medretrieval.evaluation.report import summary  # noqa: E402
 from medretrieval.index import KINDS  # noqa: E402
+from medretrieval.index.offered import OFFERED  # noqa: E402
+from medretrieval.index.sources import SOURCES  # noqa: E402
+from medretrieval.recipes import LAYOUTS  # noqa: E402
+from medretrieval.recipes.cards import offer_card  # noqa: E402
 from medretrieval.retrieval.modes import MODES  # noqa: E402
 from medretrieval.segmentation import REGISTRY as SEGMENTERS  # noqa: E402
 
@@ -120,6 +124,61 @@ def kind_table() -> str:
     )
 
 
+def source_table() -> str:
+    return markdown(
+        [
+            {
+                "source": f"[{s.title}]({s.homepage})" if s.homepage else s.title,
+                "licence": s.license,
+                "pictures in a published index": s.images,
+                "why": s.why,
+                "cite": s.citation,
+            }
+            for s in SOURCES.values()
+        ]
+    )
+
+
+def layout_table() -> str:
+    return markdown(
+        [
+            {
+                "layout": f"`{layout.name}`",
+                "SOURCE is": layout.title,
+                "with such files": "<br>".join(
+                    " ".join(f"`{word}`" if "/" in word or "." in word else word for word in line)
+                    for line in map(str.split, layout.tree.splitlines())
+                ),
+                "columns beside the usual": ", ".join(f"`{name}`" for name in layout.extra),
+                "written to OUT-files": layout.beside or "-",
+            }
+            for layout in LAYOUTS.values()
+        ]
+    )
+
+
+def offered_table() -> str:
+    verdicts = {"yes": "yes", "no": "no", "unknown": "not as long as its terms are unknown"}
+    return markdown(
+        [
+            {
+                "index": f"[{o.title}](../index_cards/{o.key}/README.md)",
+                "repo id": f"`{o.repo}`",
+                "published": f"`{o.revision}`" if o.published else "not yet",
+                "source": o.origin.title,
+                "embedder": f"`{o.embedder}`",
+                "with pictures": verdicts[o.pictures.allowed],
+            }
+            for o in OFFERED.values()
+        ]
+    )
+
+
+def index_cards() -> dict[str, str]:
+    """The cards of the indexes of this project, by path."""
+    return {f"index_cards/{key}/README.md": offer_card(o) for key, o in OFFERED.items()}
+
+
 # The numbers of the last benchmark, without those of single volumes.
 FEW_SHOT = ROOT / "docs" / "few-shot.json"
 
@@ -150,6 +209,11 @@ TABLES = {
     },
     "docs/evaluation.md": {"few-shot": few_shot_sections},
     "docs/retrieval.md": {"modes": mode_table, "kinds": kind_table},
+    "docs/sources.md": {
+        "sources": source_table,
+        "layouts": layout_table,
+        "offered": offered_table,
+    },
 }
 
 
@@ -174,13 +238,18 @@ def main() -> None:
     check = given.check
     if given.report:
         take_report(given.report)
-    pages = {"docs/cli.md": cli_page(), **{page: with_tables(page) for page in TABLES}}
+    pages = {
+        "docs/cli.md": cli_page(),
+        **index_cards(),
+        **{page: with_tables(page) for page in TABLES},
+    }
     stale = []
     for page, text in pages.items():
         path = ROOT / page
         if not path.exists() or path.read_text() != text:
             stale.append(page)
             if not check:
+                path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(text)
     if check and stale:
         raise SystemExit(f"out of date: {', '.join(stale)}; run `python docs/generate.py`")

@@ -31,6 +31,7 @@ from medretrieval.segment_arguments import (
     add_volume,
 )
 from medretrieval.segmentation.registry import DEFAULT_SEGMENTER
+from medretrieval.table_command import add_table
 
 # Named here too, because the table itself (`medretrieval.index.KINDS`, and auto) loads faiss.
 INDEX_KINDS = ("auto", "flat", "flat-l2", "hnsw", "lsh", "ivf-pq")
@@ -107,7 +108,12 @@ def parser() -> argparse.ArgumentParser:
     )
     build.add_argument("--name", help="name of the index (default: the folder's name)")
     build.add_argument("--license", default="unknown", help="licence of the images")
-    build.add_argument("--source", dest="origin", help="where the images come from, for the card")
+    build.add_argument(
+        "--source",
+        dest="origin",
+        help="where the images come from, for the card; a known source is recognised by its name, "
+        "and with it whether pictures may be passed on (docs/sources.md)",
+    )
     build.add_argument("--split", help="which part of a data set this is, for the card")
     build.add_argument("--float16", action="store_true", help="store embeddings at half precision")
     build.add_argument("--skip-bad", action="store_true", help="leave out unreadable cases")
@@ -115,6 +121,8 @@ def parser() -> argparse.ArgumentParser:
     _share(build)
     add_embedder(build, precision="float32")
     add_one_slice(build)
+
+    add_table(command("table", "write the table that build takes, of a known data set"))
 
     merge = command("merge", "write one index with the rows of several, without embedding again")
     merge.add_argument("out", metavar="OUT", help="the index folder to write")
@@ -194,7 +202,12 @@ def _cases(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--labels-from-folders", action="store_true", help="sub-folders name the images' labels"
     )
-    sub.add_argument("--channel", type=int, default=0, help="channel of 4-D volumes (default: 0)")
+    sub.add_argument(
+        "--channel",
+        type=int,
+        default=0,
+        help="of 4-D volumes, where the table does not say it (default: 0)",
+    )
     sub.add_argument(
         "--where",
         action="append",

@@ -63,13 +63,13 @@ def build_index(
     Args:
         source: a folder of images or volumes, or a `.csv` table.
         masks: folder with label maps of the same file names.
-        table: CSV with columns path, mask, volume_id, patient_id, modality, region, labels; its
-            paths are relative to `source`.
+        table: CSV with columns path, mask, volume_id, patient_id, modality, region, labels,
+            channel; its paths are relative to `source`.
         where: keep only the rows of the table whose columns have these values.
         keep: other columns of the table that the index stores in clear, to filter by.
         modality, region: of every case of a folder.
         labels_from_folders: the sub-folder of a case is a label of it.
-        channel: which channel of 4-D volumes.
+        channel: which channel of 4-D volumes, where the table does not say it.
         label_names: mask value -> name, for cases that do not name their labels themselves.
         weights: local file or folder with the embedder's weights.
         device, precision, runtime: how it is computed, see `embedders.load_embedder`.

@@ -30,6 +30,7 @@ from medretrieval.query_arguments import (
 )
 from medretrieval.segment_arguments import loading_options
 from medretrieval.segment_command import segment
+from medretrieval.table_command import make_table
 
 if TYPE_CHECKING:
     from medretrieval.types import SearchResult
@@ -316,6 +317,7 @@ def _segmenters(options: argparse.Namespace) -> None:
 COMMANDS: Mapping[str, Callable[[argparse.Namespace], None]] = {
     "demo": _demo,
     "build": _build,
+    "table": make_table,
     "merge": _merge,
     "append": _append,
     "memories": _memories,

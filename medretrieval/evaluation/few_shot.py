@@ -273,6 +273,7 @@ class _Study:
         return {
             "version": _VERSION,
             "files": [(name, s.st_size, s.st_mtime_ns) for name, s in stats],
+            "channel": case.channel,
             "labels": self._set.labels,
             "every": self._every,
             "method": (str(method), asdict(method.spec)),

@@ -45,7 +45,7 @@ class Query:
 
     @cached_property
     def volume(self) -> Volume:
-        return read_volume(self.case.image, modality=self.case.modality)
+        return read_volume(self.case.image, channel=self.case.channel, modality=self.case.modality)
 
     @cached_property
     def truth(self) -> LabelVolume:

@@ -11,7 +11,7 @@ from typing import Any
 
 from medretrieval.errors import InputError, UsageError, unknown_name
 from medretrieval.evaluation.published import PUBLISHED
-from medretrieval.index.tabular import table_rows
+from medretrieval.index.tabular import row_channel, table_rows
 
 _KEYS = ("title", "table", "where", "labels", "every", "published")
 
@@ -66,6 +66,7 @@ class EvaluationSet:
                     image=self.table.parent / row["path"],
                     mask=self.table.parent / row["mask"],
                     modality=row.get("modality") or None,
+                    channel=row_channel(row),
                 )
             )
         twice = [name for name, n in Counter(c.volume_id for c in cases).items() if n > 1]
@@ -79,13 +80,14 @@ class EvaluationSet:
 
 @dataclass(frozen=True, kw_only=True)
 class QueryCase:
-    """One image to segment, and its true mask."""
+    """One image to segment (a channel of it, if it is 4-D), and its true mask."""
 
     volume_id: str
     patient_id: str
     image: Path
     mask: Path
     modality: str | None
+    channel: int = 0
 
 
 def one_set(

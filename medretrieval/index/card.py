@@ -5,19 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
+from medretrieval.index.licenses import license_lines
 from medretrieval.index.manifest import Manifest
 from medretrieval.index.search_entry import EXACT_KINDS
 from medretrieval.types import RESEARCH_ONLY
 
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 _LARGE = "1M<n<10M"
-# Of the Hub's identifiers, those that data sets of images use.
-_LICENSES = {
-    *("apache-2.0", "mit", "bsd-3-clause", "cc0-1.0", "pddl", "odbl", "odc-by", "unknown"),
-    *("cc-by-2.0", "cc-by-3.0", "cc-by-4.0", "cc-by-sa-3.0", "cc-by-sa-4.0", "cc-by-nd-4.0"),
-    *("cc-by-nc-2.0", "cc-by-nc-3.0", "cc-by-nc-4.0", "cc-by-nc-sa-3.0", "cc-by-nc-sa-4.0"),
-    *("cc-by-nc-nd-3.0", "cc-by-nc-nd-4.0"),
-}
 _LISTED = 40
 
 
@@ -40,7 +34,7 @@ def _front_matter(m: Manifest) -> str:
     return "\n".join(
         [
             "---",
-            *_license(m.license),
+            *license_lines(m.license),
             f"pretty_name: {json.dumps(m.name, ensure_ascii=False)}",
             "task_categories:",
             "- image-feature-extraction",
@@ -60,14 +54,6 @@ def _front_matter(m: Manifest) -> str:
             "",
         ]
     )
-
-
-def _license(text: str) -> list[str]:
-    """The licence as the Hub wants it: one of its identifiers, or "other" with a name."""
-    identifier = text.strip().lower()
-    if identifier in _LICENSES:
-        return [f"license: {identifier}"]
-    return ["license: other", f"license_name: {json.dumps(text, ensure_ascii=False)}"]
 
 
 def _body(m: Manifest) -> str:

@@ -18,7 +18,7 @@ from medretrieval.index.cases import (
 )
 from medretrieval.index.columns import attribute_problem
 
-COLUMNS = ("path", "mask", "volume_id", "patient_id", "modality", "region", "labels")
+COLUMNS = ("path", "mask", "volume_id", "patient_id", "modality", "region", "labels", "channel")
 _SHOWN = 10
 _VALUES_SHOWN = 8
 
@@ -35,10 +35,11 @@ def cases_from_table(
 ) -> list[Case]:
     """Read the cases that a CSV table lists, in its order.
 
-    Columns: `path` (needed), `mask`, `volume_id`, `patient_id`, `modality`, `region`, `labels`;
-    others are ignored unless kept, empty cells mean the default. `labels` holds items separated by
-    ";": `1=RV` names a mask value, `benign` is a label of the whole case. Without `volume_id` it is
-    the path without suffix; without `patient_id` every volume is a patient of its own.
+    Columns: `path` (needed), `mask`, `volume_id`, `patient_id`, `modality`, `region`, `labels`,
+    `channel`; others are ignored unless kept, empty cells mean the default. `labels` holds items
+    separated by ";": `1=RV` names a mask value, `benign` is a label of the whole case. Without
+    `volume_id` it is the path without suffix; without `patient_id` every volume is a patient of its
+    own. `channel` is a number from 0, of a 4-D volume.
 
     Args:
         root: folder that relative paths start from; default is the folder of the table.
@@ -46,6 +47,7 @@ def cases_from_table(
         keep: other columns whose text becomes `Case.attributes`, which the index stores in clear
             and slices can be filtered by. None is kept unasked: a table may hold identifiers.
         label_names: mask value -> name, where the table does not name it.
+        channel: of 4-D volumes, where the table does not say it.
 
     Raises:
         UsageError: no such table, `where` or `keep` name a column that it does not have, or
@@ -204,9 +206,24 @@ def _case(
         labels=labels,
         label_names={**label_names, **names},
         attributes={name: row[name] for name in keep},
-        channel=channel,
+        channel=row_channel(row, channel),
         allow_one_slice=allow_one_slice,
     )
+
+
+def row_channel(row: Mapping[str, str], default: int = 0) -> int:
+    """Return the channel of a 4-D volume that a row of a table names.
+
+    Raises:
+        InputError: it is no number from 0.
+    """
+    text = row.get("channel", "")
+    if text and not (text.isascii() and text.isdigit()):
+        raise InputError(
+            f"column channel: {text!r} is not a number from 0, the place of a channel in a 4-D "
+            "volume; leave the cell empty for a 3-D volume"
+        )
+    return int(text) if text else default
 
 
 def _default_id(text: str) -> str:

@@ -20,6 +20,7 @@ from medretrieval import pipeline
 from medretrieval.demo import Demo, DemoQuery, open_demo
 from medretrieval.errors import UsageError
 from medretrieval.imaging import make_slices, read_volume, slice_axis
+from medretrieval.index.offered import published
 from medretrieval.segmentation.registry import DEFAULT_SEGMENTER
 from medretrieval.segmentation.uncertainty import Agreement
 from medretrieval.types import (
@@ -230,8 +231,12 @@ class Backend:
         self._once = Once()
 
     def choices(self) -> list[tuple[str, str]]:
-        """(title, key) of every index that the page offers."""
-        return [(DEMO_TITLE, DEMO), *((title, title) for title in self._listed)]
+        """(title, key) of every index that the page offers; a published one's key is its Hub id."""
+        return [
+            (DEMO_TITLE, DEMO),
+            *((title, title) for title in self._listed),
+            *((offered.title, offered.hub_id) for offered in published()),
+        ]
 
     def demo(self, progress: Progress = no_progress) -> Demo:
         """The built-in demo, built on first use."""
@@ -255,7 +260,7 @@ class Backend:
         return self._once.ready(f"index {key}")
 
     def open(self, key: str | None, progress: Progress = no_progress) -> Opened:
-        """The index that `key` names: the demo, a listed one, or a folder of this machine.
+        """The index that `key` names: one of `choices`, or a folder of this machine.
 
         Several that are separated by commas are opened together and searched as one.
 
@@ -267,8 +272,9 @@ class Backend:
         if not key:
             raise UsageError("no index is chosen; choose one from the list")
         parts = self._parts(key)
+        offered = {known for _, known in self.choices()}
         for part in parts:
-            if part != DEMO and part not in self._listed and not self.allow_paths:
+            if part not in offered and not self.allow_paths:
                 raise UsageError(
                     "this page opens only the indexes of its list; choose one of them, or run the "
                     "page on your own machine to search your own index"

@@ -127,6 +127,8 @@ class Components(SearchOptions, SegmentColumn):
         )
         with gr.Accordion("About this index, and its limits", open=False):
             self.about = gr.HTML(text.placeholder("Not open yet", "It opens on first use."))
+        with gr.Accordion("Indexes you can build", open=False):
+            gr.HTML(content.buildable(), elem_id="mr-buildable")
         with gr.Accordion("Embedders on this machine", open=False):
             self.embedders = gr.HTML("")
         with gr.Row():

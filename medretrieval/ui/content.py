@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medretrieval.imaging import position_mm, slice_axis
+from medretrieval.index.offered import OFFERED, Offered, wrapped
 from medretrieval.retrieval.feedback import Feedback
 from medretrieval.retrieval.modes import MODES
 from medretrieval.types import Hit, Match, SlicePolicy
@@ -290,6 +291,28 @@ def about(opened: Opened) -> str:
             "what it finds for a real image has no clinical meaning."
         )
     return _table(rows)
+
+
+def buildable() -> str:
+    """The indexes of this project that are neither published nor built in, with their recipes."""
+    recipes = "".join(
+        _recipe(offered)
+        for offered in OFFERED.values()
+        if not offered.published and offered.origin.layout
+    )
+    return (
+        '<div class="mr-recipes"><p class="mr-missing">These are not published yet. Where you '
+        "have the data, build them by these commands, and give the new folder as the index."
+        f"</p>{recipes}</div>"
+    )
+
+
+def _recipe(offered: Offered) -> str:
+    commands = "\n".join(map(wrapped, offered.commands))
+    return (
+        f"<details><summary>{escape(offered.title)}</summary><p>{escape(offered.shows)}</p>"
+        f"<p>{escape(offered.pictures.reason)}.</p><pre>{escape(commands)}</pre></details>"
+    )
 
 
 def _listing(counts: Mapping[str, int]) -> str:
