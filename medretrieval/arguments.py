@@ -31,6 +31,7 @@ from medretrieval.segment_arguments import (
     add_volume,
 )
 from medretrieval.segmentation.registry import DEFAULT_SEGMENTER
+from medretrieval.share_arguments import add_card
 from medretrieval.table_command import add_table
 
 # Named here too, because the table itself (`medretrieval.index.KINDS`, and auto) loads faiss.
@@ -139,6 +140,8 @@ def parser() -> argparse.ArgumentParser:
     _append(command("append", "write a new version of an index with more annotated cases"))
 
     _memories(command("memories", "compute what SAM 2 remembers of an index's annotated slices"))
+
+    add_card(command("card", "print or write the dataset card of an index, with evaluations"))
 
     info = command("info", "manifest, counts, size, and what checks out")
     info.add_argument("index", metavar="INDEX", help=_SEVERAL)

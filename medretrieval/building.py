@@ -56,6 +56,7 @@ def build_index(
     engine: Literal["local", "ray"] = "local",
     workers: int | None = None,
     ray_address: str | None = None,
+    command: str | None = None,
     progress: Progress = no_progress,
 ) -> Path:
     """Build an index folder from a folder of images or a CSV table.
@@ -84,6 +85,7 @@ def build_index(
             `medretrieval.index.merge`.
         engine: "local" embeds in this process, "ray" in `workers` processes (default 2) of the Ray
             cluster at `ray_address`, or of one that is started on this machine.
+        command: the command line that asked for this, for the card.
 
     Returns:
         The path of the finished index folder.
@@ -155,6 +157,7 @@ def build_index(
         skip_bad=skip_bad,
         part=part,
         engine=on_ray if engine == "ray" else embed_cases,
+        command=command,
         progress=progress,
     )
 

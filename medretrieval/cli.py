@@ -30,6 +30,7 @@ from medretrieval.query_arguments import (
 )
 from medretrieval.segment_arguments import loading_options
 from medretrieval.segment_command import segment
+from medretrieval.share_command import card
 from medretrieval.table_command import make_table
 
 if TYPE_CHECKING:
@@ -120,6 +121,7 @@ def _build(options: argparse.Namespace) -> None:
         engine=options.engine,
         workers=options.workers,
         ray_address=options.ray_address,
+        command=options.asked,
         progress=ProgressBar(quiet=options.quiet),
     )
     _say_how_it_is_searched(out)
@@ -180,6 +182,7 @@ def _merge(options: argparse.Namespace) -> None:
         index_kind=options.index_kind,
         index_parameters=index_parameters(options.index_options),
         force=options.force,
+        command=options.asked,
         progress=ProgressBar(quiet=options.quiet),
     )
     _say_how_it_is_searched(out)
@@ -321,6 +324,7 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace], None]] = {
     "merge": _merge,
     "append": _append,
     "memories": _memories,
+    "card": card,
     "info": _info,
     "search": _search,
     "segment": segment,

@@ -95,6 +95,7 @@ def open_demo(*, rebuild: bool = False, progress: Progress = no_progress) -> Dem
             name="medretrieval-demo",
             license="apache-2.0",
             source="synthetic phantoms, computed from formulas; no patient data",
+            command="medretrieval demo",
             force=True,
             progress=progress,
         )

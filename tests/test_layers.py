@@ -25,10 +25,10 @@ LAYERS = (
     {"demo"},
     {"evaluation"},
     {"console", "option_values"},
-    {"query_arguments", "segment_arguments", "table_command"},
+    {"query_arguments", "segment_arguments", "share_arguments", "table_command"},
     {"evaluate_arguments"},
     {"arguments"},
-    {"segment_command"},
+    {"segment_command", "share_command"},
     {"ui", "cli", "__main__"},
 )
 DEPTH = {name: depth for depth, names in enumerate(LAYERS) for name in names}

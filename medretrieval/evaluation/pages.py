@@ -8,7 +8,8 @@ from typing import Any
 from medretrieval.evaluation.methods import parse_method
 from medretrieval.evaluation.report import MEAN
 
-_EXPLAINED = (
+CPU_SECONDS = "CPU seconds a slice"
+EXPLAINED = (
     "3-D Dice of a volume over all slices that were segmented, also those without the structure; "
     "mean over the volumes and 95 % bootstrap interval over the patients."
 )
@@ -24,7 +25,7 @@ def sections(report: Mapping[str, Any], *, level: int = 2) -> str:
     heading = "#" * level
     parts = [
         _how(report),
-        f"{_EXPLAINED} Difference: paired, to the first method. Points are drawn on the true mask, "
+        f"{EXPLAINED} Difference: paired, to the first method. Points are drawn on the true mask, "
         "on the slices that truly show the structure only, so that a method that gets points knows "
         "where the structure is not.",
     ]
@@ -56,29 +57,11 @@ def overview(report: Mapping[str, Any]) -> str:
 
     Points without supports, which know the truth, are in `sections` only where there is more.
     """
-    every = dict.fromkeys(e["method"] for chosen in report["sets"] for e in chosen["methods"])
-    methods = [name for name in every if not name.startswith("points")] or list(every)
-    title = {e["method"]: e["title"] for chosen in report["sets"] for e in chosen["methods"]}
-    rows = []
-    for chosen in report["sets"]:
-        entries = {entry["method"]: entry for entry in chosen["methods"]}
-        volumes = chosen["methods"][0]["volumes"]
-        for label in (MEAN, *chosen["labels"]):
-            means = [entries[m]["dice"][label]["mean"] for m in methods if m in entries]
-            best = max(mean for mean in means if mean is not None)
-            cells = [
-                _cell(entries[m]["dice"][label], best=best) if m in entries else "-"
-                for m in methods
-            ]
-            name = f"{chosen['title']} ({volumes})" if label == MEAN else ""
-            rows.append([name, label, *cells])
-        # Those of the processor, which depend less on what else the machine does.
-        seconds = [entries[m]["cpu_seconds_a_slice"] if m in entries else None for m in methods]
-        rows.append(["", "*CPU seconds a slice*", *map(_seconds, seconds)])
+    header, rows = overview_rows(report)
     parts = [
         _how(report),
-        _EXPLAINED,
-        markdown_table(["set (query volumes)", "label", *(title[m] for m in methods)], rows),
+        EXPLAINED,
+        markdown_table(header, rows),
     ]
     for chosen in report["sets"]:
         if chosen["published"]:
@@ -89,6 +72,36 @@ def overview(report: Mapping[str, Any]) -> str:
             agreement_table(report),
         ]
     return "\n\n".join(parts)
+
+
+def overview_rows(
+    report: Mapping[str, Any], *, marked: bool = True
+) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the table of `overview`.
+
+    Args:
+        marked: with signs of Markdown: the best mean of a row is bold.
+    """
+    every = dict.fromkeys(e["method"] for chosen in report["sets"] for e in chosen["methods"])
+    methods = [name for name in every if not name.startswith("points")] or list(every)
+    title = {e["method"]: e["title"] for chosen in report["sets"] for e in chosen["methods"]}
+    rows: list[list[str]] = []
+    for chosen in report["sets"]:
+        entries = {entry["method"]: entry for entry in chosen["methods"]}
+        volumes = chosen["methods"][0]["volumes"]
+        for label in (MEAN, *chosen["labels"]):
+            means = [entries[m]["dice"][label]["mean"] for m in methods if m in entries]
+            best = max((m for m in means if m is not None), default=None) if marked else None
+            cells = [
+                _cell(entries[m]["dice"][label], best=best) if m in entries else "-"
+                for m in methods
+            ]
+            name = f"{chosen['title']} ({volumes})" if label == MEAN else ""
+            rows.append([name, label, *cells])
+        # Those of the processor, which depend less on what else the machine does.
+        seconds = [entries[m]["cpu_seconds_a_slice"] if m in entries else None for m in methods]
+        rows.append(["", f"*{CPU_SECONDS}*" if marked else CPU_SECONDS, *map(_seconds, seconds)])
+    return ["set (query volumes)", "label", *(title[m] for m in methods)], rows
 
 
 def agreement_table(report: Mapping[str, Any]) -> str:
@@ -123,12 +136,17 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def _how(report: Mapping[str, Any]) -> str:
+def made_with(report: Mapping[str, Any]) -> str:
+    """The versions and the machine, in a sentence."""
     machine, versions = report["machine"], report["versions"]
-    text = (
+    return (
         f"medretrieval {versions['medretrieval']}, {report['segmenter']}, supports retrieved by "
         f"{report['embedder']}; {machine['threads']} threads of {machine['processor']}."
     )
+
+
+def _how(report: Mapping[str, Any]) -> str:
+    text = made_with(report)
     return f"```\n{report['command']}\n```\n\n{text}" if report["command"] else text
 
 

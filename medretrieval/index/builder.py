@@ -10,6 +10,7 @@ from medretrieval import __version__
 from medretrieval.errors import InputError, UsageError
 from medretrieval.imaging import check_crop
 from medretrieval.index.cases import Case, attribute_names, check_cases
+from medretrieval.index.commands import shareable
 from medretrieval.index.embedding import Engine, Job, embed_cases
 from medretrieval.index.kinds import check_parameters
 from medretrieval.index.manifest import canonical
@@ -54,6 +55,7 @@ def build(
     shard_bytes: int = SHARD_BYTES,
     part: tuple[int, int] | None = None,
     engine: Engine = embed_cases,
+    command: str | None = None,
     progress: Progress = no_progress,
 ) -> Path:
     """Build an index folder.
@@ -84,6 +86,8 @@ def build(
             built on another machine; `medretrieval.index.merge` of all parts in order equals the
             build of all cases.
         engine: what embeds the cases: this process, or a `medretrieval.index.RayEngine`.
+        command: what the card says that the index was built by; paths are shortened, see
+            `commands.shareable`.
         progress: called with finished cases, number of cases, and what is going on.
 
     Returns:
@@ -158,6 +162,7 @@ def build(
             skipped=len(bad),
             part=None if part in (None, (1, 1)) else "{}/{}".format(*part),
             attributes=attributes,
+            command=None if command is None else shareable(command),
         )
         with writing(out):
             write_index(

@@ -2,87 +2,150 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+import dataclasses
+import hashlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 
-from medretrieval.index.licenses import license_lines
-from medretrieval.index.manifest import Manifest
+from medretrieval.errors import UsageError
+from medretrieval.index.card_front import embedding_configs, front_matter
+from medretrieval.index.card_front import size_category as size_category
+from medretrieval.index.card_loading import Place, loading
+from medretrieval.index.card_text import code, fenced, plain, table
+from medretrieval.index.embedding_sets import EmbeddingSet
+from medretrieval.index.evaluated import MAX_EVALUATIONS, Evaluation, problem_of
+from medretrieval.index.files import CARD, COLUMNS_FILE, MEMORIES, FileEntry, embeddings_table
+from medretrieval.index.manifest import Manifest, read_manifest
 from medretrieval.index.search_entry import EXACT_KINDS
-from medretrieval.types import RESEARCH_ONLY
+from medretrieval.index.workspace import writing
+from medretrieval.types import RESEARCH_ONLY, UNKNOWN
 
-_SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
-_LARGE = "1M<n<10M"
 _LISTED = 40
 
 
-def size_category(rows: int) -> str:
-    """Return the Hub's size category of a data set with `rows` rows.
+def dataset_card(manifest: Manifest, *, repo: str | None = None) -> str:
+    """Return the text of README.md: YAML for the Hub, contents, origin, how to load, limits.
 
-    >>> size_category(999), size_category(1000), size_category(290_757)
-    ('n<1K', '1K<n<10K', '100K<n<1M')
+    Args:
+        repo: ORG/NAME or ORG/NAME@REVISION if the index is, or will be, on the Hub; the examples
+            then load it from there, without a revision at the tag of its version (v1, v2 and so
+            on). By default they load the folder.
+
+    Raises:
+        UsageError: `repo` is not such a name.
     """
-    return next((name for limit, name in _SIZES if rows < limit), _LARGE)
-
-
-def dataset_card(manifest: Manifest) -> str:
-    """Return the text of README.md: YAML front matter, contents, origin, how to load, limits."""
-    return f"{_front_matter(manifest)}\n{_body(manifest)}"
-
-
-def _front_matter(m: Manifest) -> str:
-    # JSON strings are YAML strings, so quoting a name with a colon or a quote is json's work.
-    return "\n".join(
-        [
-            "---",
-            *license_lines(m.license),
-            f"pretty_name: {json.dumps(m.name, ensure_ascii=False)}",
-            "task_categories:",
-            "- image-feature-extraction",
-            "- image-segmentation",
-            "tags:",
-            "- medical",
-            "- image-retrieval",
-            "- medretrieval",
-            "size_categories:",
-            f"- {size_category(m.counts.slices)}",
-            "configs:",
-            "- config_name: default",
-            "  data_files:",
-            "  - split: train",
-            "    path: slices/*.parquet",
-            "---",
-            "",
-        ]
+    m = manifest
+    parts = (
+        _title(m),
+        _contents(m),
+        _labels(m),
+        _files(m),
+        _embedders(m),
+        _building(m),
+        _evaluations(m.evaluations),
+        loading(m, Place.of(repo, version=m.version)),
+        _uses(m),
+        _limits(m),
+        _citation(m, repo),
     )
+    text = "\n\n".join(part.strip("\n") for part in parts if part)
+    return f"{front_matter(m)}\n{text}\n"
 
 
-def _body(m: Manifest) -> str:
-    counts, embedder = m.counts, m.embedder
-    parameters = ", ".join(f"{k} {v}" for k, v in m.index_parameters.items())
-    kind = f"{m.index_kind} ({parameters})" if parameters else m.index_kind
-    skipped = ""
-    if counts.skipped:
-        skipped = f"\n{counts.skipped} volumes of the source could not be read and were left out.\n"
-    faiss = (
-        "| `index.faiss` | search structure, derived: it is made again where it is absent |\n"
-        if m.index_kind not in EXACT_KINDS
-        else ""
-    )
-    row = "a slice: image and mask as PNG, volume, position, spacing, labels"
-    made = "Slices"
-    if embedder.unit == "volume":
-        row = "a volume: image and mask of one of its slices as PNG, position, spacing, all labels"
-        made = "Every row is a whole volume, embedded at once, and shows one slice of it. Slices"
-    return f"""# {_plain(m.name)}
+def with_card(manifest: Manifest, *, repo: str | None = None) -> tuple[Manifest, bytes]:
+    """Return the manifest with its card among its files, and the bytes of README.md.
 
-An index of medical images for retrieval by similarity and for segmentation from retrieved examples,
-made with medretrieval {m.medretrieval_version}.
+    Args:
+        manifest: lists all other files; by them the card says what there is.
+        repo: as for `dataset_card`.
+
+    Raises:
+        UsageError: `repo` is not such a name.
+    """
+    card = dataset_card(manifest, repo=repo).encode()
+    entry = FileEntry(bytes=len(card), sha256=hashlib.sha256(card).hexdigest())
+    files = dict(sorted({**manifest.files, CARD: entry}.items()))
+    return dataclasses.replace(manifest, files=files), card
+
+
+def write_card(
+    index: str | Path, *, evaluations: Iterable[Evaluation] = (), repo: str | None = None
+) -> Path:
+    """Make the card of an index again, from its manifest and what evaluations found.
+
+    The index is valid at any time: a card that is missing, as it is for a moment, is no error. A
+    card that somebody changed is replaced.
+
+    Args:
+        index: an index folder, which is changed: README.md and manifest.json.
+        evaluations: are added to those in the manifest; one of the same title is replaced.
+        repo: as for `dataset_card`.
+
+    Returns:
+        The path of the card.
+
+    Raises:
+        UsageError: an evaluation is too large, or there are too many; `repo` is not the name of a
+            repository; another process changes the index.
+        IndexFormatError: the manifest is damaged.
+        MedRetrievalError: it cannot be written.
+    """
+    # Whatever changes an index in place makes its card again, so that module needs this one.
+    from medretrieval.index.in_place import changing, publish
+
+    folder = Path(index)
+    read_manifest(folder)  # before anything is written into what may be no index
+    with changing(folder), writing(folder / CARD):
+        publish(folder, with_evaluations(read_manifest(folder), evaluations), repo=repo)
+    return folder / CARD
+
+
+def with_evaluations(manifest: Manifest, evaluations: Iterable[Evaluation]) -> Manifest:
+    """Return the manifest with further evaluations; one of the same title is replaced.
+
+    Raises:
+        UsageError: an evaluation is too large, or there are too many.
+    """
+    found = {evaluation.title: evaluation for evaluation in manifest.evaluations}
+    for evaluation in evaluations:
+        problem = problem_of(evaluation)
+        if problem is not None:
+            raise UsageError(f"the evaluation {evaluation.title[:80]!r} {problem}")
+        found[evaluation.title] = evaluation
+    if len(found) > MAX_EVALUATIONS:
+        raise UsageError(
+            f"these would be {len(found)} evaluations, a card shows {MAX_EVALUATIONS}; give one "
+            "the title of an older one, which it then replaces"
+        )
+    return dataclasses.replace(manifest, evaluations=tuple(found.values()))
+
+
+def _title(m: Manifest) -> str:
+    what = "for retrieval by similarity and for segmentation from retrieved examples"
+    left_out = ""
+    if not m.pictures:
+        what = "for retrieval by similarity"
+        left_out = (
+            "\n\nThe images and their masks are **not** here: their source does not allow copies of"
+            "\nthem. What is here are the embeddings, the positions and the labels of the slices. A"
+            "\nsearch says which cases are similar; the pictures are at the source."
+        )
+    return f"""# {plain(m.name)}
+
+An index of medical images {what},
+made with medretrieval {plain(m.medretrieval_version)}.
 
 **{RESEARCH_ONLY}**
 
-Images: **{_plain(m.source)}**.
+Images: **{plain(m.source)}**.{left_out}"""
 
-## What is inside
+
+def _contents(m: Manifest) -> str:
+    counts = m.counts
+    skipped = ""
+    if counts.skipped:
+        skipped = f"\n\n{counts.skipped} volumes of the source could not be read and were left out."
+    return f"""## What is inside
 
 | | |
 |---|---|
@@ -92,62 +155,9 @@ Images: **{_plain(m.source)}**.
 | annotated slices | {counts.annotated_slices} |
 | modality (slices) | {_counted(m.modalities)} |
 | region (slices) | {_counted(m.regions)} |
-| split | {_plain(m.split or "not given")} |{_part(m)}{_version(m)}
-| source | {_plain(m.source)} |
-| license | {_plain(m.license)} |
-{skipped}
-{_labels(m)}
-| file | content |
-|---|---|
-| `slices/*.parquet` | one row {row}{_extra(m)} |
-| `embeddings/*.safetensors` | a {m.dtype} unit vector of length {m.dim} for each row |
-| `manifest.json` | settings, counts, vocabulary, sha256 of every file |
-{faiss}
-## How it was built
-
-- Embedder: `{_plain(embedder.name)}`, weights {_plain(embedder.weights)} at revision
-  {_plain(embedder.revision)} (sha256 of the tensors {embedder.weights_sha256}),
-  {_plain(embedder.pooling)}, {m.dim} numbers. A query must be embedded by the same; medretrieval
-  refuses any other.
-- {made}: axis `{m.slices.axis}`, intensity policy `{m.slices.window}`, at most
-  {m.slices.max_side} pixels a side. Images are 8-bit renderings by that policy, not the original
-  intensities.
-- Search: {kind}, cosine similarity.{_found(m)}
-
-## How to load it
-
-In the app: type the path of this folder as the index, or start the app with
-`MEDRETRIEVAL_INDEXES` set to it.
-
-In Python, with `index` as the path of this folder:
-
-```python
-from medretrieval import open_index
-
-index = open_index("index")
-for hit in index.search("query.nii.gz", mode="slice", k=5).hits:
-    print(hit.rank, hit.volume_id, hit.slice_index, hit.score, hit.labels)
-```
-
-As a table of images, without medretrieval (a Hub id serves as well):
-
-```python
-from datasets import load_dataset
-
-slices = load_dataset("index", split="train")
-print(slices[0]["image"], slices[0]["mask"], slices[0]["labels"])
-```
-
-## Limits
-
-- {RESEARCH_ONLY} A similar image does not mean a similar finding.
-- `patient_id` is a keyed hash: a pseudonym, not an anonymisation. Whoever knows an identifier can
-  compute its hash. `volume_id`, the labels{_and_extra(m)} are stored as they were given, and the
-  pixels as they were rendered: whether they identify a person was not checked.
-- Scores compare images as the embedder sees them. They are not probabilities.
-- A mask of zeros says that nothing was annotated on the slice; no mask (null) says that the case
-  has no annotation. Masks are as good as the annotations they come from.
-"""
+| split | {plain(m.split or "not given")} |{_part(m)}{_version(m)}
+| source | {plain(m.source)} |
+| license | {plain(m.license)} |{skipped}"""
 
 
 def _part(m: Manifest) -> str:
@@ -161,13 +171,97 @@ def _version(m: Manifest) -> str:
     return f"\n| version | {m.version}, of {last.date} ({last.volumes} volumes added) |"
 
 
-def _found(m: Manifest) -> str:
-    """What is to be known of the search beside its kind, each on a line of its own."""
-    lines = [] if m.index_reason is None else [f"Chosen by size: {_plain(m.index_reason)}."]
-    if m.index_kind in EXACT_KINDS:
+def _labels(m: Manifest) -> str:
+    if not m.label_counts:
+        return "No slice carries a label."
+    values = {name: str(value) for value, name in m.vocabulary.items()}
+    rows = [
+        (plain(name), values.get(name, "whole case"), str(count))
+        for name, count in list(m.label_counts.items())[:_LISTED]
+    ]
+    more = len(m.label_counts) - _LISTED
+    rest = f"\n\nand {more} more; `manifest.json` lists all." if more > 0 else ""
+    return table(("label", "mask value", "slices"), rows) + rest
+
+
+def _files(m: Manifest) -> str:
+    unit = "volume" if m.embedder.unit == "volume" else "slice"
+    pictures = ""
+    if m.pictures:
+        of = " of one of its slices" if unit == "volume" else ""
+        pictures = f"image and mask{of} as PNG, "
+    about = (
+        "volume, position, spacing, labels" if unit == "slice" else "position, spacing, all labels"
+    )
+    extra = "".join(f", {code(name)}" for name in m.attributes)
+    rows = [("`slices/*.parquet`", f"one row a {unit}: {pictures}{about}{extra}")]
+    if COLUMNS_FILE in m.files:
+        rows.append((code(COLUMNS_FILE), "all of its columns but the pictures, in one small file"))
+    configs = embedding_configs(m)
+    for name, entry in m.sets.items():
+        by = f", by {code(name)}" if m.others else ""
+        vectors = f"a {entry.dtype} unit vector of length {entry.embedder.dim} for each row{by}"
+        rows.append((code(entry.embeddings_file), vectors))
+        if name in configs:
+            same = f"the same numbers with `row_id`, for `datasets`: config {code(configs[name])}"
+            rows.append((code(embeddings_table(entry.embeddings_file)), same))
+        if entry.index_kind not in EXACT_KINDS:
+            derived = "search structure, derived: it is made again where it is absent"
+            rows.append((code(entry.faiss_file), derived))
+    if any(name.startswith(MEMORIES) for name in m.files):
+        remembered = "derived: what SAM 2 remembers of the annotated slices"
+        rows.append(("`memories/*.safetensors`", remembered))
+    rows.append(("`manifest.json`", "settings, counts, vocabulary, sha256 of every file"))
+    return table(("file", "content"), rows)
+
+
+def _embedders(m: Manifest) -> str:
+    header = ("embedder", "weights", "revision", "sha256 of the tensors", "feature", "numbers")
+    rows = [
+        (
+            *(code(e.name), plain(e.weights), plain(e.revision), code(e.weights_sha256)),
+            *(plain(e.pooling), str(e.dim)),
+        )
+        for e in (entry.embedder for entry in m.sets.values())
+    ]
+    one = "one of them, which makes the embeddings that it is compared with" if m.others else "it"
+    return f"""## Embedders
+
+{table(header, rows)}
+
+A query must be embedded by {one}; medretrieval refuses any other."""
+
+
+def _building(m: Manifest) -> str:
+    made = "Slices"
+    if m.embedder.unit == "volume":
+        made = "Every row is a whole volume, embedded at once, and shows one slice of it. Slices"
+    crop = "" if m.slices.crop == "none" else f", crop {code(m.slices.crop)} for the embedder"
+    stored = "Images are 8-bit renderings by that policy, not the original intensities."
+    if not m.pictures:
+        stored = "The embeddings are of 8-bit renderings by that policy."
+    parts = [
+        "## How it was built",
+        "" if m.command is None else fenced(m.command, "bash"),
+        f"- {made}: axis {code(m.slices.axis)}, intensity policy {code(m.slices.window)}, at most\n"
+        f"  {m.slices.max_side} pixels a side{crop}. {stored}\n"
+        + "\n".join(_search(entry, several=bool(m.others)) for entry in m.sets.values()),
+    ]
+    return "\n\n".join(filter(None, parts))
+
+
+def _search(entry: EmbeddingSet, *, several: bool) -> str:
+    """How one embedder's embeddings are searched, and what is found, as an item of a list."""
+    parameters = ", ".join(f"{plain(k)} {v}" for k, v in entry.index_parameters.items())
+    kind = f"{plain(entry.index_kind)} ({parameters})" if parameters else plain(entry.index_kind)
+    by = f" by {code(entry.embedder.name)}" if several else ""
+    lines = [f"- Search{by}: {kind}, cosine similarity."]
+    if entry.index_reason is not None:
+        lines.append(f"Chosen by size: {plain(entry.index_reason)}.")
+    if entry.index_kind in EXACT_KINDS:
         lines.append("It is exact: there is no recall to report.")
-    elif m.recall is not None:
-        r = m.recall
+    elif entry.recall is not None:
+        r = entry.recall
         lines.append(
             f"Compared with exact search it finds {r.recall_at_1:.1%} of the most similar slices "
             f"and {r.recall_at_10:.1%} of the ten most similar ({r.queries} queries)."
@@ -177,38 +271,78 @@ def _found(m: Manifest) -> str:
                 f"The first volume is the same for {r.first_volume:.0%} of {r.volumes} query "
                 f"volumes, and {r.first_5_volumes:.0%} of the first five are found."
             )
-        lines.append(f"How this was measured: {_plain(r.how)}.")
-    return "".join(f"\n  {line}" for line in lines)
+        lines.append(f"How this was measured: {plain(r.how)}.")
+    return "\n  ".join(lines)
 
 
-def _labels(m: Manifest) -> str:
-    if not m.label_counts:
-        return "No slice carries a label.\n"
-    values = {name: value for value, name in m.vocabulary.items()}
-    rows = [
-        f"| {_plain(name)} | {values.get(name, 'whole case')} | {count} |"
-        for name, count in list(m.label_counts.items())[:_LISTED]
-    ]
-    more = len(m.label_counts) - _LISTED
-    rest = f"\nand {more} more; `manifest.json` lists all.\n" if more > 0 else ""
-    return "\n".join(["| label | mask value | slices |", "|---|---|---|", *rows, rest])
+def _evaluations(evaluations: tuple[Evaluation, ...]) -> str:
+    if not evaluations:
+        return ""
+    parts = ["## Evaluations"]
+    for found in evaluations:
+        parts += [
+            f"### {plain(found.title)}",
+            fenced(found.command, "bash") if found.command else "",
+            table(
+                [plain(c) for c in found.header], [[plain(c) for c in row] for row in found.rows]
+            ),
+            f"Note: {plain(found.note)}" if found.note else "",
+        ]
+    return "\n\n".join(filter(None, parts))
 
 
-def _extra(m: Manifest) -> str:
-    """The extra columns, for the table of files."""
-    return "".join(f", `{_plain(name)}`" for name in m.attributes)
+def _uses(m: Manifest) -> str:
+    segmenting = ""
+    if m.pictures and m.counts.annotated_slices:
+        segmenting = ", and on segmentation from a few annotated examples"
+    return f"""## Intended use
+
+Research and teaching on the retrieval of medical images by similarity{segmenting}.
+
+Out of scope:
+
+- diagnosis, triage, treatment, or any other decision about a person;
+- finding out who a patient is, or joining the rows with other data of the same people;
+- conclusions on how frequent a finding is: the counts are those of the source, not of a population;
+- use that the license of the images does not allow."""
 
 
-def _and_extra(m: Manifest) -> str:
-    return " and the extra columns" if m.attributes else ""
+def _limits(m: Manifest) -> str:
+    counts = m.counts
+    columns = " and the extra columns" if m.attributes else ""
+    shown = ", and the pixels as they were rendered" if m.pictures else ""
+    masks = ""
+    if m.pictures:
+        masks = """
+- A mask of zeros says that nothing was annotated on the slice; no mask (null) says that the case
+  has no annotation. Masks are as good as the annotations they come from."""
+    return f"""## Limits
+
+- {RESEARCH_ONLY} A similar image does not mean a similar finding.
+- Nothing can be found that is not among the {counts.slices} slices of {counts.patients} patients: a
+  query of another kind has results too, and they mean nothing.
+- `patient_id` is a keyed hash: a pseudonym, not an anonymisation. Whoever knows an identifier can
+  compute its hash. `volume_id`, the labels{columns} are stored as they were given{shown}: whether
+  they identify a person was not checked.
+- A patient can ask to be removed: `medretrieval remove` writes a version without the patient, by
+  which older copies have to be replaced.
+- Scores compare images as the embedder sees them. They are not probabilities.{masks}"""
+
+
+def _citation(m: Manifest, repo: str | None) -> str:
+    terms = f"They are under the license {plain(m.license)}, which may also say what may become of"
+    terms += " pictures and embeddings made from them."
+    if m.license.strip().lower() == UNKNOWN:
+        terms = "Their license is unknown: ask whoever owns them before you copy or publish them."
+    at = f", {code(repo)}" if repo else ""
+    return f"""## Source, license and citation
+
+The images come from: {plain(m.source)}. {terms}
+
+Cite the source in the way that it asks for. This index is: {plain(m.name)}, version
+{m.version}{at}, made with medretrieval {plain(m.medretrieval_version)}."""
 
 
 def _counted(names: Mapping[str, int]) -> str:
-    shown = [f"{_plain(name)} ({count})" for name, count in list(names.items())[:_LISTED]]
+    shown = [f"{plain(name)} ({count})" for name, count in list(names.items())[:_LISTED]]
     return ", ".join(shown) + (", ..." if len(names) > _LISTED else "")
-
-
-def _plain(text: str) -> str:
-    """Return text that cannot break out of a Markdown table, a code span or a line."""
-    cleaned = "".join(c if c.isprintable() else " " for c in text)
-    return cleaned.replace("|", "/").replace("`", "'").replace("<", "&lt;")

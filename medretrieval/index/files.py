@@ -60,7 +60,7 @@ def is_derived(path: str) -> bool:
     """
     return (
         path.endswith(".faiss")
-        or path == COLUMNS_FILE
+        or path in (CARD, COLUMNS_FILE)
         or path.startswith(MEMORIES)
         or (path.startswith(EMBEDDINGS) and path.endswith(".parquet"))
     )

@@ -17,6 +17,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from medretrieval.index.in_place import replace_manifest
 from medretrieval.index.manifest import (
     MANIFEST,
     MEMORIES,
@@ -84,23 +85,11 @@ def add_memories(folder: Path, staged: Path, prefix: str) -> Manifest:
     manifest = dataclasses.replace(manifest, files=dict(sorted(files.items())))
     with writing(folder / name):
         shutil.copymode(folder / MANIFEST, staged)  # safetensors writes for its owner alone
-        _replace_manifest(folder, manifest)
+        replace_manifest(folder, manifest)
         (folder / MEMORIES).mkdir(exist_ok=True)
         os.replace(staged, folder / name)
         sync(folder / MEMORIES)
     return manifest
-
-
-def _replace_manifest(folder: Path, manifest: Manifest) -> None:
-    temporary = folder / f".{MANIFEST}.tmp"  # hidden files are no part of an index
-    try:
-        temporary.write_text(manifest.dumps(), encoding="utf-8")
-        sync(temporary)
-        os.replace(temporary, folder / MANIFEST)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    sync(folder)
 
 
 def copy_memories(sources: Sequence[tuple[Path, Manifest]], out: Path) -> None:

@@ -6,6 +6,7 @@ different structures are the masks decoded, translated and encoded.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import logging
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -19,6 +20,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from medretrieval.errors import IndexFormatError, UsageError
+from medretrieval.index.commands import joined, shareable
 from medretrieval.index.compatible import check_compatible, check_distinct, join_texts
 from medretrieval.index.manifest import EMBEDDINGS_FILE, Manifest
 from medretrieval.index.memory_files import copy_memories
@@ -50,6 +52,7 @@ def merge(
     index_parameters: Mapping[str, int] | None = None,
     force: bool = False,
     shard_bytes: int = SHARD_BYTES,
+    command: str | None = None,
     progress: Progress = no_progress,
 ) -> Path:
     """Write one index with the rows of several, in their order.
@@ -65,6 +68,8 @@ def merge(
             that were left to the size of an index are chosen again.
         force: replace an index at `out`.
         shard_bytes: size after which another parquet file is begun.
+        command: what the card says that the index was merged by, after the commands that built the
+            indexes; see `build`.
         progress: called with copied rows, number of rows, and what is going on.
 
     Returns:
@@ -89,6 +94,9 @@ def merge(
         check_output(out, force=force)
     checked = check_sources(sources)
     description = describe(checked, index_kind, index_parameters)
+    own = None if command is None else shareable(command)
+    built = joined([source.manifest.command for source in checked], own)
+    description = dataclasses.replace(description, command=built)
     return write_merged(
         checked, out, description, force=force, shard_bytes=shard_bytes, progress=progress
     )
@@ -219,6 +227,7 @@ def describe(
         attributes=first.attributes,
         version=first.version if len(manifests) == 1 else 1,
         changes=first.changes if len(manifests) == 1 else (),
+        command=first.command,
     )
 
 

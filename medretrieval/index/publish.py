@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from medretrieval import __version__
 from medretrieval.errors import UsageError
-from medretrieval.index.card import dataset_card
+from medretrieval.index.card import with_card
 from medretrieval.index.cases import Case
 from medretrieval.index.changes import Change
 from medretrieval.index.manifest import (
@@ -49,6 +49,7 @@ class Description:
     Attributes:
         index_kind, index_parameters: as they were asked for: "auto" too, and only settings that
             were given.
+        command: what built it, as a manifest may keep it; see `commands.shareable`.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Description:
     attributes: tuple[str, ...] = ()
     version: int = 1
     changes: tuple[Change, ...] = ()
+    command: str | None = None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -168,7 +170,6 @@ def write_index(
         progress=progress,
     )
     manifest = dataclasses.replace(tally.manifest(about, names=names), **search)
-    (folder / CARD).write_text(dataset_card(manifest), encoding="utf-8")
     files = {
         path.relative_to(folder).as_posix(): FileEntry(
             bytes=path.stat().st_size, sha256=sha256_file(path)
@@ -176,7 +177,8 @@ def write_index(
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
-    manifest = dataclasses.replace(manifest, files=files)
+    manifest, card = with_card(dataclasses.replace(manifest, files=files))
+    (folder / CARD).write_bytes(card)
     (folder / MANIFEST).write_text(manifest.dumps(), encoding="utf-8")
     for path in sorted(folder.rglob("*"), reverse=True):
         sync(path)
@@ -236,6 +238,7 @@ class _Tally:
             attributes=about.attributes,
             version=about.version,
             changes=about.changes,
+            command=about.command,
             medretrieval_version=__version__,
             files={},
         )

@@ -106,17 +106,12 @@ def stored_embeddings(path: Path, *, rows: int, dim: int, dtype: str) -> NDArray
         IndexFormatError: another header, shape, dtype or size of the file.
     """
     size = path.stat().st_size
-    with open(path, "rb") as file:
-        start = file.read(8)
-        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-        if not 2 <= length <= min(_MAX_HEADER, size - 8):
-            raise _wrong(path, "its header is cut off or too long")
-        try:
-            header = json.loads(file.read(length))
-            entry = {**header}.pop(TENSOR)
-            found = (entry["dtype"], entry["shape"], entry["data_offsets"])
-        except (ValueError, KeyError, TypeError, RecursionError):
-            raise _wrong(path, f"its header does not describe {TENSOR!r}") from None
+    header, length = _header(path)
+    try:
+        entry = header[TENSOR]
+        found = (entry["dtype"], entry["shape"], entry["data_offsets"])
+    except (KeyError, TypeError):
+        raise _wrong(path, f"its header does not describe {TENSOR!r}") from None
     if set(header) - {TENSOR, "__metadata__"}:
         raise _wrong(path, "it holds other tensors too")
     nbytes = rows * dim * np.dtype(dtype).itemsize
@@ -132,6 +127,33 @@ def stored_embeddings(path: Path, *, rows: int, dim: int, dtype: str) -> NDArray
         offset=offset,
         shape=(rows, dim),
     )
+
+
+def metadata_of(path: Path) -> dict[str, Any]:
+    """Return what the header says beside the embeddings; indexes are written without.
+
+    Raises:
+        IndexFormatError: the header is damaged.
+    """
+    header, _ = _header(path)
+    return {name: value for name, value in header.items() if name != TENSOR}
+
+
+def _header(path: Path) -> tuple[dict[str, Any], int]:
+    """The header of a file, and its length in bytes."""
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        start = file.read(8)
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+        if not 2 <= length <= min(_MAX_HEADER, size - 8):
+            raise _wrong(path, "its header is cut off or too long")
+        try:
+            header = json.loads(file.read(length))
+        except (ValueError, RecursionError):
+            header = None
+    if not isinstance(header, dict):
+        raise _wrong(path, f"its header does not describe {TENSOR!r}")
+    return header, length
 
 
 def _norms(

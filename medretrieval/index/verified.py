@@ -24,7 +24,7 @@ from typing import Any, Literal
 
 from medretrieval.errors import IndexFormatError
 from medretrieval.folders import cache_dir
-from medretrieval.index.files import EMBEDDINGS, MANIFEST, FileEntry, is_derived, is_linked
+from medretrieval.index.files import CARD, EMBEDDINGS, MANIFEST, FileEntry, is_derived, is_linked
 from medretrieval.index.manifest import Manifest
 
 logger = logging.getLogger(__name__)
@@ -130,6 +130,8 @@ class Verified:
 
 def _remedy(name: str) -> str:
     """What to do about a file of an index that is not as it should be."""
+    if name == CARD:
+        return "make it again with `medretrieval card INDEX --write`, or delete it"
     if is_derived(name):
         return "delete it, it is derived and made again"
     return "fetch or build the index again"

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,9 +13,10 @@ import numpy as np
 from safetensors.torch import save_file
 
 from medretrieval.errors import UsageError, unknown_name
+from medretrieval.index.in_place import changing
 from medretrieval.index.memory_files import COUNT, add_memories, memory_prefix
 from medretrieval.index.store import IndexStore, open_store
-from medretrieval.index.workspace import lock_folder, sync, writing
+from medretrieval.index.workspace import sync, writing
 from medretrieval.segmentation.boxes import body_part
 from medretrieval.segmentation.cache import Memory
 from medretrieval.segmentation.crop import WHOLE, crop
@@ -33,7 +32,6 @@ _CROPS = ("none", "body")
 # A killed run loses what was not yet written: at most so many slices.
 _FILE_SLICES = 512
 _FILE_BYTES = 64 << 20
-_WORK = ".memories"  # hidden, so that it is no part of the index
 _ABSENT = ""  # no label has an empty name
 
 
@@ -95,7 +93,7 @@ def remember_index(
             f"crop {crop!r}: memories can be computed beforehand for {' or '.join(_CROPS)} only; "
             "any other depends on the supports that a query finds"
         )
-    with open_store(folder) as store, _locked(folder) as work:
+    with open_store(folder) as store, changing(folder) as work:
         names = _wanted(store, labels)
         rows = np.flatnonzero(store.annotated).tolist()
         known = StoredMemories(store, segmenter)
@@ -163,19 +161,6 @@ def _missing(shown: Shown, segmenter: Segmenter, known: StoredMemories, new: set
         if key not in known and own not in known and own not in new:
             keys[name] = key
     return dataclasses.replace(shown, keys=keys, masks={n: shown.masks[n] for n in keys})
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[Path]:
-    """A hidden folder in the index for unfinished files, for this process alone."""
-    work = folder / _WORK
-    with writing(work):
-        lock = lock_folder(work, folder)
-    with lock:
-        try:
-            yield work
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
 
 
 class _Writer:
