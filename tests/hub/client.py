@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import contextlib
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
 from .server import WRITE_TOKEN, Hub
 
 LOCAL = "127.0.0.1"
+ROOT = Path(__file__).parents[2]
+RUN_S = 180.0
 
 
 class LocalHub(Hub):
@@ -54,6 +57,17 @@ class LocalHub(Hub):
             **({"HF_TOKEN": self.token} if self.token else {}),
         }
 
+    def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run Python in another process that meets this Hub, in the root of the project."""
+        return subprocess.run(
+            [sys.executable, *arguments],
+            env={**self.environ, **environment},
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=RUN_S,
+        )
+
     def log_in(self, token: str | None) -> None:
         """Act as the owner of a token (see `add_user`) from now on; None for nobody."""
         self.token = token
@@ -73,7 +87,7 @@ class LocalHub(Hub):
 
         for function in (_http.http_backoff, _http.http_stream_backoff):
             # The second is wrapped by contextmanager, which keeps the defaults on what it wraps.
-            defaults: dict[str, Any] = getattr(function, "__wrapped__", function).__kwdefaults__
+            defaults = getattr(function, "__wrapped__", function).__kwdefaults__ or {}
             self._patch.setitem(defaults, "max_retries", retries)
         hurried = SimpleNamespace(**{**vars(time), "sleep": lambda seconds: None})
         for module in (_http, file_download):

@@ -10,12 +10,14 @@ import re
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
+from .accounts import TYPES
 from .repository import HubError, Repo, no_file
 from .traffic import Answer, Call, Route, json_answer
 
 if TYPE_CHECKING:
     from .server import Hub
 
+SHA256_DIGITS = 64
 _uploads = itertools.count(1)
 
 
@@ -179,9 +181,42 @@ def verify(hub: Hub, call: Call) -> Answer:
     return json_answer({})
 
 
+def large_objects(hub: Hub, call: Call) -> Answer:
+    """What is stored, whether or not a commit still has it."""
+    repo, _ = hub.storage.writable(*call.repo, call.token)
+    names: dict[str, str] = {}
+    for commit in repo.commits.values():
+        names |= {entry.sha256: path for path, entry in commit.tree.items() if entry.sha256}
+    stored = [
+        {
+            "fileOid": oid,
+            "oid": oid,
+            "filename": names.get(oid, ""),
+            "size": len(content),
+            "pushedAt": repo.created,
+            "ref": "main",
+        }
+        for oid, content in repo.contents.items()
+        if len(oid) == SHA256_DIGITS
+    ]
+    return json_answer(stored)
+
+
+def delete_large_objects(hub: Hub, call: Call) -> Answer:
+    repo, _ = hub.storage.writable(*call.repo, call.token)
+    asked = call.json()["deletions"]
+    for oid in asked["sha"]:
+        if repo.contents.pop(oid, None) is None:
+            raise HubError(404, f"There is no object {oid}")
+    if asked["rewriteHistory"]:
+        repo.remove_from_history(set(asked["sha"]))
+    return json_answer({})
+
+
 _LFS = "application/vnd.git-lfs+json"
 _REPO = "/(?:(?P<kind>datasets|spaces)/)?(?P<id>[^/]+/[^/]+)"
 _STORE = "/(?P<kind>models|datasets|spaces)/(?P<id>[^/]+/[^/]+)"
+_API = f"/api/(?P<kind>{'|'.join(TYPES)})/(?P<id>[^/]+/[^/]+)"
 _UPLOAD = "(?P<oid>[0-9a-f]{64})/(?P<upload>[0-9]+)"
 
 ROUTES: tuple[Route, ...] = (
@@ -189,6 +224,8 @@ ROUTES: tuple[Route, ...] = (
     ("POST", rf"{_REPO}\.git/info/lfs/objects/batch", batch),
     ("POST", rf"{_REPO}\.git/info/lfs/objects/verify", verify),
     ("POST", f"{_STORE}/complete/{_UPLOAD}", complete),
+    ("GET", f"{_API}/lfs-files", large_objects),
+    ("POST", f"{_API}/lfs-files/batch", delete_large_objects),
 )
 CDN_ROUTES: tuple[Route, ...] = (
     ("PUT", f"{_STORE}/upload/{_UPLOAD}(?:/(?P<part>[0-9]+))?", put),

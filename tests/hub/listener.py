@@ -8,8 +8,9 @@ import re
 import socket
 import socketserver
 import struct
+import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -27,6 +28,10 @@ _numbers = itertools.count(1)
 
 class Broken(ConnectionError):
     """The connection is to be closed as if the network had failed."""
+
+
+class Cut(ConnectionError):
+    """The connection is to be closed after what was sent."""
 
 
 class Listener(socketserver.ThreadingTCPServer):
@@ -67,7 +72,10 @@ class Listener(socketserver.ThreadingTCPServer):
         super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that went away is no error; others are recorded where they occur."""
+        """Record what no answer could tell of; a client that went away is no error."""
+        error = sys.exception()
+        if not isinstance(error, ConnectionError):
+            self.hub.errors.append(f"{self.host}: {error!r}")
 
     def refuse(self) -> None:
         """Answer nothing from now on, not even what is released."""
@@ -95,6 +103,8 @@ class Handler(BaseHTTPRequestHandler):
     def handle_one_request(self) -> None:
         try:
             super().handle_one_request()
+        except Cut:
+            self.close_connection = True  # what was sent arrives, which a reset would prevent
         except Broken:
             self.close_connection = True
             # The client is told with a reset, as when a machine on the way gives up.
@@ -167,7 +177,7 @@ class Handler(BaseHTTPRequestHandler):
 
     # The answer
 
-    def _reply(self, request: Request, answer: Answer, faults: Iterable[Fault]) -> None:
+    def _reply(self, request: Request, answer: Answer, faults: list[Fault]) -> None:
         dripping = next((fault for fault in faults if fault.drips is not None), None)
         plain = self.wfile
         if dripping is not None:
@@ -181,7 +191,10 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("X-Request-Id", f"Root=1-local-{next(_numbers)}")
             self.end_headers()
             if self.command != "HEAD":
-                self._send(request, answer.body, 1 if dripping else CHUNK_BYTES)
+                cut = min((f.cut_after for f in faults if f.cut_after is not None), default=None)
+                self._send(request, answer.body[:cut], 1 if dripping else CHUNK_BYTES)
+                if cut is not None and cut < len(answer.body):
+                    raise Cut("the answer is cut")
         finally:
             self.wfile = plain
 

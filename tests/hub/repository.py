@@ -278,6 +278,22 @@ class Repo:
         self.forget_unreachable()
         return self.branches[branch]
 
+    def remove_from_history(self, objects: set[str]) -> None:
+        """Make every commit anew without some large objects, all under new ids."""
+        made: dict[str, Commit] = {}
+
+        def again(commit: Commit) -> Commit:
+            if commit.id not in made:
+                parent = again(commit.parent) if commit.parent else None
+                tree = {p: e for p, e in commit.tree.items() if e.sha256 not in objects}
+                said = (commit.title, commit.message, commit.author)
+                made[commit.id] = self._new_commit(parent, tree, *said)
+            return made[commit.id]
+
+        self.branches = {name: again(commit) for name, commit in self.branches.items()}
+        self.tags = {name: Tag(again(tag.commit), tag.message) for name, tag in self.tags.items()}
+        self.forget_unreachable()
+
     def forget_unreachable(self) -> None:
         heads = [*self.branches.values(), *(tag.commit for tag in self.tags.values())]
         kept = itertools.chain.from_iterable(head.history() for head in heads)

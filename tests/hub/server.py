@@ -26,6 +26,7 @@ spaces work alike):
 | POST /datasets/OWNER/NAME.git/info/lfs/objects/batch | where to put objects that are not stored |
 | PUT (store) .../upload/OID/N[/PART] | basic and multipart; the content has to have its SHA-256 |
 | POST .../complete/OID/N, ...git/info/lfs/objects/verify | the end of an upload |
+| GET R/lfs-files, POST R/lfs-files/batch | `list_lfs_files`, `permanently_delete_lfs_files` |
 | POST R/commit/REV | header, file, lfsFile, deletedFile, deletedFolder; 412 by parentCommit |
 | GET, HEAD /datasets/OWNER/NAME/resolve/REV/PATH | downloads; large files are redirected (302) |
 | GET, HEAD (store) /datasets/OWNER/NAME/KEY/PATH | large files, signed; ranges (206, 416) |
@@ -42,9 +43,9 @@ Not modelled:
 - Xet. Client 2.4.0 uploads by Xet wherever hf_xet is installed and asks no server whether to, so
   that HF_HUB_DISABLE_XET has to be set; the fixture does. Answers name no Xet hash, so downloads
   never use it. `upload_folder` makes one commit then; its stream of several is part of Xet.
-- Pull requests and discussions, `.gitignore` (`shouldIgnore` is always false), listing and deleting
-  of stored large objects, quotas and rate limits, moving of repositories, organisations' settings,
-  fine-grained tokens, requests for access (only `grant_access`), downloads counted.
+- Pull requests and discussions, `.gitignore` (`shouldIgnore` is always false), quotas and rate
+  limits, moving of repositories, settings of organisations, fine-grained tokens, requests for
+  access (only `grant_access`), counts of downloads.
 - The redirection of small files to /api/resolve-cache, compression, HTTP/2, https.
 - The dataset viewer and its Parquet export: their address is another host.
 - Whether the real Hub hides the list of files of a gated repository is not known: it is shown here.
@@ -207,7 +208,7 @@ class Hub:
             repo.replace_content(path_a, b, revision)
             repo.replace_content(path_b, a, revision)
 
-    # Disturbances; paths are searched for with regular expressions, in the path with its query
+    # Disturbances; regular expressions are searched for in "hub/path?query" and "cdn/path?query"
 
     def hang(
         self, path_regex: str, *, method: str | None = None, times: int | None = None
@@ -218,6 +219,17 @@ class Hub:
     def drip(self, path_regex: str, *, method: str | None = None, pause_s: float = DRIP_S) -> Fault:
         """Answer a byte at a time, headers included, with a pause after each."""
         return self.faults.add(Fault(path_regex, method, drips=pause_s))
+
+    def cut(
+        self,
+        path_regex: str,
+        *,
+        after_bytes: int,
+        method: str | None = None,
+        times: int | None = 1,
+    ) -> Fault:
+        """Close the connection in the middle of an answer, after bytes of its body."""
+        return self.faults.add(Fault(path_regex, method, times, cut_after=after_bytes))
 
     def fail(
         self,

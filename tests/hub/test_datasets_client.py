@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import subprocess
-import sys
 from pathlib import Path
 
 import datasets
@@ -14,8 +12,8 @@ import pytest
 from huggingface_hub import HfApi, HfFileSystem
 
 from hub.client import LocalHub
+from hub.using import REPO
 
-REPO = "lab/index"
 CARD = b"""---
 license: mit
 configs:
@@ -118,9 +116,7 @@ def test_another_process(hub: LocalHub) -> None:
         f"import datasets\nfound = datasets.load_dataset({REPO!r}, split='train')\n"
         "print(found.num_rows, found.cache_files[0]['filename'])"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script], env=hub.environ, capture_output=True, text=True, timeout=120
-    )
+    done = hub.run("-c", script)
     assert done.returncode == 0, done.stderr
     rows, path = done.stdout.split(maxsplit=1)
     assert rows == "2000"

@@ -10,17 +10,13 @@ from typing import Any
 
 import httpx2
 import pytest
-from huggingface_hub import CommitOperationAdd, HfApi, get_session, hf_hub_download, hf_hub_url
+from huggingface_hub import CommitOperationAdd, HfApi, get_session, hf_hub_url
 from huggingface_hub.errors import HfHubHTTPError
 
 from hub.client import LocalHub, running_hub
+from hub.using import REPO, read
 
-REPO = "lab/index"
 OBJECTS = {f"{name}.parquet": name.encode() * 100_000 for name in "abcd"}
-
-
-def read(path: str, **options: Any) -> bytes:
-    return Path(hf_hub_download(REPO, path, repo_type="dataset", **options)).read_bytes()
 
 
 def push(**options: Any) -> None:
@@ -117,7 +113,31 @@ def test_an_answer_is_lost(hub: LocalHub) -> None:
     assert repo.branches["main"].title == "Push"
 
 
-def test_retries_without_waiting(hub: LocalHub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_download_that_breaks_off_is_resumed(
+    hub: LocalHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Of what came, the client keeps whole chunks only; of 10 MB, if left alone.
+    monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 1000)
+    content = bytes(range(256)) * 1000
+    hub.add_repo(REPO, {"a.parquet": content})
+    hub.limit_retries()
+    hub.cut(r"^cdn/.*a\.parquet", after_bytes=100_000)
+    assert read("a.parquet") == content
+    first, second = hub.requests("GET", "^cdn/")
+    assert (first.sent, second.headers["range"]) == (100_000, "bytes=100000-")
+    assert second.sent == len(content) - 100_000
+
+
+def test_a_hub_that_is_gone(hub: LocalHub) -> None:
+    hub.add_repo(REPO, {"a.parquet": b"a"})
+    read("a.parquet")
+    hub.stop()
+    with pytest.raises(httpx2.ConnectError):
+        HfApi().dataset_info(REPO)
+    assert read("a.parquet") == b"a"  # from the cache
+
+
+def test_retries_without_waiting(hub: LocalHub) -> None:
     hub.add_repo(REPO)
     hub.limit_retries(2)
     hub.fail("objects/batch", 503)
@@ -224,6 +244,17 @@ def test_what_is_not_modelled_is_noticed(tmp_path: Path) -> None:
                 next(iter(HfApi().get_repo_discussions(REPO, repo_type="dataset")))
 
     with pytest.raises(AssertionError, match="/api/datasets/lab/index/discussions"):
+        ask()
+
+
+def test_an_error_of_an_action_is_noticed(tmp_path: Path) -> None:
+    def ask() -> None:
+        with running_hub(tmp_path) as hub:
+            hub.before("whoami", lambda: 1 / 0)
+            with pytest.raises(httpx2.RemoteProtocolError):
+                HfApi().whoami()
+
+    with pytest.raises(AssertionError, match="ZeroDivisionError"):
         ask()
 
 

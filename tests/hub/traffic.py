@@ -37,7 +37,10 @@ class Request:
     received: int = 0
 
     def matches(self, path_regex: str, method: str | None) -> bool:
-        return method in (None, self.method) and re.search(path_regex, self.path) is not None
+        """Whether the expression is found in "hub/path?query" or "cdn/path?query"."""
+        if method not in (None, self.method):
+            return False
+        return re.search(path_regex, f"{self.host}{self.path}") is not None
 
 
 @dataclass
@@ -156,6 +159,7 @@ class Fault:
         times: how many requests it meets, None for all.
         answer: given instead of the real one; what is asked is still done if `carried_out`.
         hangs: nothing is answered until the release, then the real answer.
+        cut_after: the connection is closed after as many bytes of the answer's body.
         drips: seconds between two bytes of the answer, until the release.
         action: called before the request is looked at.
     """
@@ -166,6 +170,7 @@ class Fault:
     answer: Answer | None = None
     carried_out: bool = False
     hangs: bool = False
+    cut_after: int | None = None
     drips: float | None = None
     action: Callable[[], object] | None = None
     released: threading.Event = field(default_factory=threading.Event)
