@@ -31,7 +31,7 @@ from medretrieval.segment_arguments import (
     add_volume,
 )
 from medretrieval.segmentation.registry import DEFAULT_SEGMENTER
-from medretrieval.share_arguments import add_card
+from medretrieval.share_arguments import add_card, add_pull, add_push
 from medretrieval.table_command import add_table
 
 # Named here too, because the table itself (`medretrieval.index.KINDS`, and auto) loads faiss.
@@ -42,7 +42,10 @@ WINDOWS = (
     *("ct-lung", "ct-mediastinum", "ct-abdomen", "ct-bone", "ct-brain", "ct-wide"),
 )
 EXPLAINED_MODE = "rerank"  # it compares all slices with all, as the matrix shows
-_SEVERAL = "an index folder, or several with commas between them"
+_SEVERAL = (
+    "an index folder, or ORG/NAME[@REVISION] of the Hub; #EMBEDDER behind it for another embedder "
+    "than its first; several with commas between them"
+)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -141,6 +144,8 @@ def parser() -> argparse.ArgumentParser:
 
     _memories(command("memories", "compute what SAM 2 remembers of an index's annotated slices"))
 
+    add_push(command("push", "publish an index, or a new version of it, on the Hub"))
+    add_pull(command("pull", "fetch an index from the Hub into a folder"))
     add_card(command("card", "print or write the dataset card of an index, with evaluations"))
 
     info = command("info", "manifest, counts, size, and what checks out")

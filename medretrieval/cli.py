@@ -30,7 +30,7 @@ from medretrieval.query_arguments import (
 )
 from medretrieval.segment_arguments import loading_options
 from medretrieval.segment_command import segment
-from medretrieval.share_command import card
+from medretrieval.share_command import card, pull, push
 from medretrieval.table_command import make_table
 
 if TYPE_CHECKING:
@@ -209,7 +209,8 @@ def _memories(options: argparse.Namespace) -> None:
 def _info(options: argparse.Namespace) -> None:
     from medretrieval.index import open_stores
 
-    info = open_stores(options.index, verify="full").info()
+    progress = ProgressBar(quiet=options.quiet)
+    info = open_stores(options.index, verify="full", progress=progress).info()
     show(options, info, lambda: "\n".join(f"{key}: {plain(v)}" for key, v in info.items()))
 
 
@@ -217,11 +218,12 @@ def _search(options: argparse.Namespace) -> None:
     from medretrieval.retrieval.engine import open_index
     from medretrieval.retrieval.fusion import search_fused
 
-    index = open_index(options.index, **embedder_options(options))
+    progress = ProgressBar(quiet=options.quiet)
+    index = open_index(options.index, **embedder_options(options), progress=progress)
     query, select = query_and_selection(options, index)
     # Local weights are those of one embedder.
     others = {**embedder_options(options), "weights": None}
-    fused = [open_index(path, **others) for path in options.fuse]
+    fused = [open_index(path, **others, progress=progress) for path in options.fuse]
     search = partial(search_fused, [index, *fused]) if fused else index.search
     result = search(
         query,
@@ -237,7 +239,7 @@ def _search(options: argparse.Namespace) -> None:
         top=options.top,
         channel=options.channel,
         allow_one_slice=options.allow_one_slice,
-        progress=ProgressBar(quiet=options.quiet),
+        progress=progress,
     )
     show(options, result.to_json(), lambda: _hits(result))
 
@@ -267,7 +269,8 @@ def _explain(options: argparse.Namespace) -> None:
     from medretrieval.retrieval.engine import open_index
     from medretrieval.retrieval.explanation import write_explanation
 
-    index = open_index(options.index, **embedder_options(options))
+    progress = ProgressBar(quiet=options.quiet)
+    index = open_index(options.index, **embedder_options(options), progress=progress)
     query, select = query_and_selection(options, index)
     found = write_explanation(
         index,
@@ -285,7 +288,7 @@ def _explain(options: argparse.Namespace) -> None:
         channel=options.channel,
         allow_one_slice=options.allow_one_slice,
         force=options.force,
-        progress=ProgressBar(quiet=options.quiet),
+        progress=progress,
     )
     show(options, found.to_json(), lambda: "\n".join(map(str, found.files)))
     if found.problem is not None:
@@ -324,6 +327,8 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace], None]] = {
     "merge": _merge,
     "append": _append,
     "memories": _memories,
+    "push": push,
+    "pull": pull,
     "card": card,
     "info": _info,
     "search": _search,

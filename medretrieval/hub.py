@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 
 REQUEST_TIMEOUT_S = 3.0
@@ -172,6 +173,25 @@ class _Asking(Generic[Answer]):
         if self._errors:
             raise self._errors[0]
         return self._answers[0]
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the bars that the client draws; the caller reports its progress itself."""
+    from huggingface_hub.utils.tqdm import (
+        are_progress_bars_disabled,
+        disable_progress_bars,
+        enable_progress_bars,
+    )
+
+    drawn = not are_progress_bars_disabled()
+    if drawn:
+        disable_progress_bars()
+    try:
+        yield
+    finally:
+        if drawn:
+            enable_progress_bars()
 
 
 def reason(error: Exception) -> str:

@@ -40,7 +40,8 @@ def segment(options: argparse.Namespace) -> None:
     )
     # Before minutes of work for a mask that cannot be written.
     check_target(out, query.grid, overwrite=options.force)
-    index = open_index(options.index, **embedder_options(options))
+    progress = ProgressBar(quiet=options.quiet)
+    index = open_index(options.index, **embedder_options(options), progress=progress)
     truth = None
     if options.truth:
         names = label_names(options.truth_names, "--truth-names")
@@ -63,7 +64,7 @@ def segment(options: argparse.Namespace) -> None:
         "filters": filters(options),
         "how": volume_options(options),
         "options": network_options(options),
-        "progress": ProgressBar(quiet=options.quiet),
+        "progress": progress,
     }
     result = pipeline.segment(
         index,

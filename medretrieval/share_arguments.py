@@ -27,3 +27,60 @@ def add_card(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--write", action="store_true", help="into the index: README.md, and the reports for later"
     )
+
+
+def add_push(sub: argparse.ArgumentParser) -> None:
+    """The arguments of `push`."""
+    sub.add_argument("index", metavar="INDEX", help="the index folder")
+    sub.add_argument("repo", metavar="ORG/NAME", help="the data set of the Hub; made if need be")
+    seen = sub.add_mutually_exclusive_group()
+    seen.add_argument(
+        "--private",
+        dest="private",
+        action="store_true",
+        default=None,
+        help="only its owners see it (default for a new one; an existing one stays as it is)",
+    )
+    seen.add_argument(
+        "--public", dest="private", action="store_false", default=None, help="everyone sees it"
+    )
+    sub.add_argument(
+        "--gate",
+        choices=("manual", "auto"),
+        help="whoever wants it answers questions first, and is let in by its owners or at once",
+    )
+    sub.add_argument(
+        "--images",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="publish images and masks, or embeddings, positions and labels alone (default: as the "
+        "source allows; where that is not known, say it)",
+    )
+    sub.add_argument(
+        "--tables",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="embeddings as parquet and index.faiss for users of datasets (default: yes)",
+    )
+    sub.add_argument(
+        "--squash-history",
+        action="store_true",
+        help="forget all earlier versions there, as after the removal of a patient",
+    )
+    sub.add_argument("--message", default="", metavar="TEXT", help="of the commit")
+
+
+def add_pull(sub: argparse.ArgumentParser) -> None:
+    """The arguments of `pull`."""
+    sub.add_argument(
+        "source", metavar="ORG/NAME[@REVISION]", help="a data set of the Hub; default: its main"
+    )
+    sub.add_argument("out", metavar="OUT", help="the index folder to write")
+    sub.add_argument(
+        "--embedder",
+        dest="embedders",
+        action="append",
+        metavar="NAME",
+        help="only the embeddings of this one, where there are several (repeatable)",
+    )
+    sub.add_argument("--force", action="store_true", help="replace an existing OUT")

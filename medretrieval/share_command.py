@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
-from medretrieval.console import show
+from medretrieval.console import ProgressBar, show
 
 
 def card(options: argparse.Namespace) -> None:
@@ -23,3 +24,37 @@ def card(options: argparse.Namespace) -> None:
     manifest = with_evaluations(read_manifest(index), reports)
     text = dataset_card(manifest, repo=options.repo)
     show(options, {"card": text, "path": written}, lambda: text.removesuffix("\n"))
+
+
+def push(options: argparse.Namespace) -> None:
+    """Publish an index as a data set of the Hub."""
+    from medretrieval.index.push import push as publish
+
+    done = publish(
+        options.index,
+        options.repo,
+        private=options.private,
+        gate=options.gate,
+        images=options.images,
+        tables=options.tables,
+        squash_history=options.squash_history,
+        message=options.message,
+        progress=ProgressBar(quiet=options.quiet),
+    )
+    if done.withheld is not None:
+        print(f"published without images and masks: {done.withheld}", file=sys.stderr)
+    show(options, done.to_json(), lambda: f"{done.repo}@{done.commit} {done.tag}\n{done.url}")
+
+
+def pull(options: argparse.Namespace) -> None:
+    """Fetch an index from the Hub into a folder."""
+    from medretrieval.index.pull import pull as fetch
+
+    out = fetch(
+        options.source,
+        options.out,
+        embedders=options.embedders,
+        force=options.force,
+        progress=ProgressBar(quiet=options.quiet),
+    )
+    show(options, {"index": str(out)}, lambda: str(out))

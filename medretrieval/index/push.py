@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from medretrieval.errors import MedRetrievalError, UnavailableError, UsageError
 from medretrieval.index.files import SLICES
 from medretrieval.index.gate import check_gate
 from medretrieval.index.manifest import Manifest
+from medretrieval.index.reference import REPO
 from medretrieval.index.release import make_release
 from medretrieval.index.upload import Pushed, Upload
 from medretrieval.index.workspace import lock_folder, writing
@@ -62,7 +64,7 @@ def push(
         raise UnavailableError(
             f"{repo} cannot be published: HF_HUB_OFFLINE is set, so the Hub is not asked"
         )
-    with _staging(Path(index)) as folder:
+    with _staging(Path(index)) as folder, hub.quiet():
         release = make_release(
             Path(index),
             folder,
@@ -84,15 +86,7 @@ def check_repo(repo: str) -> None:
     Raises:
         UsageError: it is not ORG/NAME.
     """
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils._validators import validate_repo_id
-
-    try:
-        validate_repo_id(repo)
-        good = repo.count("/") == 1
-    except HFValidationError:
-        good = False
-    if not good:
+    if not REPO.fullmatch(repo) or re.search(r"--|\.\.|[.-]$|[.-]/|\.git$", repo):
         raise UsageError(
             f"{repo!r} cannot be the name of a data set; expected ORG/NAME of letters, digits, "
             "dots and dashes, as lab/liver-ct"

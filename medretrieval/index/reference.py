@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _PREFIX = re.compile(r"(hf://|https?://[^/]+/)datasets/")
-_REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _REVISION = re.compile(r"[\w][\w./-]*")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -56,7 +56,7 @@ def parse_reference(text: str | Path) -> Reference:
         return Reference(folder=Path(place), embedder=chosen)
     bare = _PREFIX.sub("", place, count=1)
     repo, at, revision = bare.partition("@")
-    if _REPO.fullmatch(repo) and (not at or _REVISION.fullmatch(revision)):
+    if REPO.fullmatch(repo) and (not at or _REVISION.fullmatch(revision)):
         return Reference(repo=repo, revision=revision or None, embedder=chosen)
     return Reference(folder=Path(place), embedder=chosen)
 
