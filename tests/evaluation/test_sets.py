@@ -50,6 +50,13 @@ def test_a_whole_table_is_a_set(table: Path) -> None:
     assert one_set(table).labels == {}
 
 
+def test_a_query_may_be_a_channel(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(
+        "path,mask,volume_id,channel,split\na.nii,m.nii,a,1,query\na.nii,m.nii,b,,query\n"
+    )
+    assert [case.channel for case in one_set(tmp_path / "t.csv").queries()] == [1, 0]
+
+
 def test_rows_that_are_not_there(table: Path) -> None:
     with pytest.raises(InputError, match="no row"):
         one_set(table, {1: "core"}, {"organ": "liver"}).queries()
