@@ -249,6 +249,11 @@ class IndexGroup:
         number, own = self._place(row)
         return self.stores[number].image(own)
 
+    def has_image(self, row: int) -> bool:
+        """As `IndexStore.has_image`."""
+        number, own = self._place(row)
+        return self.stores[number].has_image(own)
+
     def has_mask(self, row: int) -> bool:
         """As `IndexStore.has_mask`."""
         number, own = self._place(row)

@@ -152,6 +152,11 @@ class IndexStore:
             raise IndexFormatError(f"{self._table.where(row)}: the image is not 8 bits deep")
         return picture
 
+    def has_image(self, row: int) -> bool:
+        """Whether the index has a picture of the slice, be it that it has to be fetched."""
+        self._check(row)
+        return self.manifest.pictures
+
     def has_mask(self, row: int) -> bool:
         """Whether the slice was annotated, be it that nothing is on it."""
         return bool(self.annotated[self._check(row)])

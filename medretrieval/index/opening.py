@@ -6,7 +6,7 @@ from pathlib import Path
 
 from medretrieval.errors import UnavailableError
 from medretrieval.index.index_store import IndexStore
-from medretrieval.index.reference import parse_reference
+from medretrieval.index.reference import Reference, parse_reference
 from medretrieval.index.remote import HubFiles, locate
 from medretrieval.index.store import open_store
 from medretrieval.index.trust import is_trusted
@@ -47,10 +47,19 @@ def open_named(
     except UnavailableError as error:
         raise UnavailableError(f"{error}. There is no folder of the name {source} either") from None
     files = HubFiles(named.repo, commit, progress=progress)
+    try:
+        return _open_remote(files, named, chosen, verify=verify, trusted=trusted)
+    finally:
+        files.progress = no_progress  # pictures come when nobody waits for this call any more
+
+
+def _open_remote(
+    files: HubFiles, named: Reference, chosen: str | None, *, verify: Verify, trusted: bool
+) -> IndexStore:
     return open_store(
         files.folder,
         embedder=chosen,
         verify=verify,
-        trusted=trusted and is_trusted(named.repo, named.revision),
+        trusted=trusted and is_trusted(files.repo, named.revision),
         remote=files,
     )

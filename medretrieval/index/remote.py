@@ -34,8 +34,6 @@ class HubFiles:
         repo: ORG/NAME.
         commit: 40 hexadecimal digits.
         folder: where they lie, with the manifest in it already.
-
-    Args:
         progress: called with fetched bytes, of how many, and what for.
 
     Raises:
@@ -46,7 +44,7 @@ class HubFiles:
     def __init__(self, repo: str, commit: str, *, progress: Progress = no_progress) -> None:
         self.repo = repo
         self.commit = commit
-        self._progress = progress
+        self.progress = progress
         self.folder = self._fetched({MANIFEST: MAX_MANIFEST_BYTES})[0].parent
 
     @property
@@ -93,9 +91,7 @@ class HubFiles:
         try:
             return hub.steadily(
                 transfer,
-                report=lambda done: (
-                    self._progress(min(done, total), total, what) if known else None
-                ),
+                report=lambda done: self.progress(min(done, total), total, what) if known else None,
             )
         except (UnavailableError, IndexFormatError):
             raise

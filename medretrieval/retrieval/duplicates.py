@@ -17,6 +17,7 @@ same patient. The flag of a volume needs half of its slices to pass.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -25,11 +26,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from medretrieval.errors import UnavailableError, UsageError
 from medretrieval.retrieval.stores import Store
 from medretrieval.types import Hit, Match
 
 if TYPE_CHECKING:
     from medretrieval.retrieval.query import QueryEmbeddings
+
+logger = logging.getLogger(__name__)
 
 SIDE = 32  # pixels of a thumbnail
 SAME = 0.968  # correlation from which two thumbnails show the same picture
@@ -133,12 +137,22 @@ class _Comparison:
         if self._query.thumbnails is not None:
             own = self._query.thumbnails[place]
         elif self._stored:
-            own_row = self._store.row(self._query.name, match.query_slice)
-            own = thumbnail(self._store.image(own_row))
+            own = self._thumbnail(self._store.row(self._query.name, match.query_slice))
         else:
+            own = None
+        other = None if own is None else self._thumbnail(row)
+        if own is None or other is None:
             stored: Any = np.asarray(self._store.embeddings[row], dtype=np.float64)
             return float(self._query.embeddings[place] @ stored) >= EQUAL
-        return correlation(own, thumbnail(self._store.image(row))) >= SAME
+        return correlation(own, other) >= SAME
+
+    def _thumbnail(self, row: int) -> NDArray[np.uint8] | None:
+        """Of a row; None where there is no picture, or it cannot be fetched: hits stay hits."""
+        try:
+            return thumbnail(self._store.image(row))
+        except (UsageError, UnavailableError) as error:
+            logger.info("near duplicates are judged by embeddings: %s", error)
+            return None
 
 
 def _same_volume(hit: Hit, same: _Comparison) -> bool:

@@ -5,13 +5,11 @@ Everything here is read-only for visitors: what they choose lives in their own s
 
 from __future__ import annotations
 
-import dataclasses
 import os
-import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,140 +22,19 @@ from medretrieval.index.offered import published
 from medretrieval.segmentation.registry import DEFAULT_SEGMENTER
 from medretrieval.segmentation.uncertainty import Agreement
 from medretrieval.types import (
-    Hit,
-    Match,
     Progress,
     SearchResult,
     SlicePolicy,
-    Support,
     Volume,
     no_progress,
 )
-from medretrieval.ui.session import CartItem, Outcome
+from medretrieval.ui.opened import Once, Opened
+from medretrieval.ui.session import Outcome
 from medretrieval.ui.text import aspect
 
 DEMO = "demo"
 DEMO_TITLE = "Built-in demo (synthetic phantoms)"
 INDEXES_VARIABLE = "MEDRETRIEVAL_INDEXES"
-
-T = TypeVar("T")
-
-
-class Once:
-    """Values made once per key; who asks while one is being made waits and sees its progress."""
-
-    def __init__(self) -> None:
-        self._values: dict[str, Any] = {}
-        self._locks: dict[str, threading.Lock] = {}
-        self._last: dict[str, tuple[int, int, str]] = {}
-        self._guard = threading.Lock()
-
-    def ready(self, key: str) -> Any | None:
-        """The value if it is there already, else None; never waits."""
-        return self._values.get(key)
-
-    def get(self, key: str, make: Callable[[Progress], T], progress: Progress = no_progress) -> T:
-        """The value of `key`, made by `make` if this is the first time it is asked for.
-
-        An exception of `make` goes to the caller that ran it; the next caller tries again.
-        """
-        with self._guard:
-            lock = self._locks.setdefault(key, threading.Lock())
-
-        def shared(done: int, total: int, message: str) -> None:
-            self._last[key] = (done, total, message)
-            progress(done, total, message)
-
-        while not lock.acquire(timeout=0.5):
-            if key in self._last:
-                progress(*self._last[key])
-        try:
-            if key not in self._values:
-                self._values[key] = make(shared)
-            value: T = self._values[key]
-            return value
-        finally:
-            lock.release()
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Opened:
-    """An open index under the key that the page knows it by."""
-
-    key: str
-    title: str
-    index: Any  # medretrieval.retrieval.engine.Index
-    synthetic: bool
-
-    @property
-    def policy(self) -> SlicePolicy:
-        policy: SlicePolicy = self.index.manifest.slices
-        return policy
-
-    @property
-    def whole(self) -> bool:
-        """Whether its embedder embeds whole volumes, and not slices."""
-        return bool(self.index.manifest.embedder.unit == "volume")
-
-    def cart_item(self, hit: Hit, match: Match) -> CartItem | None:
-        """The annotated slice of a pair for the support set; None if it is not annotated."""
-        row = self.index.store.row(hit.volume_id, match.slice_index)
-        if not self.index.store.has_mask(row):
-            return None
-        return self._item(row, self.index.store.support(row, score=match.score))
-
-    def _item(self, row: int, support: Support) -> CartItem:
-        volume_id, _, number = support.key.rpartition(":")
-        store = self.index.store
-        return CartItem(
-            key=self.cart_key(row),
-            row_id=row,
-            support=support,
-            title=f"{volume_id} \u00b7 slice {number}",
-            modality=store.modality[row],
-            region=store.region[row],
-        )
-
-    def recognised(self, support: Support) -> CartItem | None:
-        """An annotated slice from elsewhere, as the one of this index that it is; None if none."""
-        volume_id, _, number = support.key.rpartition(":")
-        try:
-            row = self.index.store.row(volume_id, int(number))
-            own = self.index.store.support(row, score=support.score)
-        except (ValueError, UsageError):  # no number, no such slice, or not annotated
-            return None
-        return self._item(row, own) if same_content(own, support) else None
-
-    def cart_key(self, row: int) -> str:
-        """The key in the support set of a row of this index."""
-        return f"{self.key}/{row}"
-
-    def pseudonym(self, patient: str) -> str:
-        """The name under which the index knows a patient; as it is if it does not."""
-        known = self.index.store.patient.names
-        return next(
-            (name for name in self.index.store.pseudonyms(patient) if name in known), patient
-        )
-
-    def describe(self) -> dict[str, Any]:
-        """Name, content and embedder of the index, JSON-able; not the path on this machine."""
-        m = self.index.manifest
-        return {
-            "name": m.name,
-            "synthetic": self.synthetic,
-            "slices": m.counts.slices,
-            "embedder": dataclasses.asdict(m.embedder),
-            "policy": dataclasses.asdict(m.slices),
-        }
-
-
-def same_content(one: Support, other: Support) -> bool:
-    """Whether two supports show the same picture, with the same labels on it."""
-    return (
-        np.array_equal(one.image, other.image)
-        and np.array_equal(one.mask, other.mask)
-        and dict(one.names) == dict(other.names)
-    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -230,13 +107,33 @@ class Backend:
         self._device = device
         self._once = Once()
 
-    def choices(self) -> list[tuple[str, str]]:
-        """(title, key) of every index that the page offers; a published one's key is its Hub id."""
-        return [
-            (DEMO_TITLE, DEMO),
-            *((title, title) for title in self._listed),
-            *((offered.title, offered.hub_id) for offered in published()),
-        ]
+    def choices(self, also: str = "") -> list[tuple[str, str]]:
+        """(title, key) of every index that the page offers; a published one's key is its Hub id.
+
+        An open index with several embedders stands there once for each of them.
+
+        Args:
+            also: the key of an open index that the visitor named, which need not be of the list.
+        """
+        offered = {
+            DEMO: DEMO_TITLE,
+            **{title: title for title in self._listed},
+            **{one.hub_id: one.title for one in published()},
+        }
+        own = also.partition("#")[0]
+        keys = [*offered, *([own] if own and own not in offered and self._several(own) else [])]
+        found = []
+        for key in keys:
+            title = offered.get(key, key)
+            found.append((title, key))
+            found += [(f"{title} \u00b7 {name}", f"{key}#{name}") for name in self._several(key)]
+        return found
+
+    def _several(self, key: str) -> list[str]:
+        """The embedders of an index, if it is open and has several."""
+        opened = self.opened(key)
+        found = [opened] if opened else self._once.started_with(f"index {key}#")
+        return found[0].embedders if found else []
 
     def demo(self, progress: Progress = no_progress) -> Demo:
         """The built-in demo, built on first use."""
@@ -260,37 +157,58 @@ class Backend:
         return self._once.ready(f"index {key}")
 
     def open(self, key: str | None, progress: Progress = no_progress) -> Opened:
-        """The index that `key` names: one of `choices`, or a folder of this machine.
+        """The index that `key` names: one of `choices`, a folder here, or one of the Hub.
 
-        Several that are separated by commas are opened together and searched as one.
+        Several that are separated by commas are opened together and searched as one; #EMBEDDER
+        behind one chooses among its embedders.
 
         Raises:
-            UsageError: no such index, or folders may not be named on this page.
-            IndexFormatError: the folder is not a sound index.
+            UsageError: no such index, or it may not be named on this page.
+            IndexFormatError: it is not a sound index.
+            UnavailableError: the Hub does not give it.
         """
         key = (key or "").strip()
         if not key:
             raise UsageError("no index is chosen; choose one from the list")
         parts = self._parts(key)
-        offered = {known for _, known in self.choices()}
         for part in parts:
-            if part not in offered and not self.allow_paths:
+            if not (self.allow_paths or self._allowed(part)):
                 raise UsageError(
                     "this page opens only the indexes of its list; choose one of them, or run the "
                     "page on your own machine to search your own index"
                 )
         # Build the demo outside of the lock of its index, so that both show their progress.
-        paths = [self._folder(part, progress) for part in parts]
-        return self._once.get(
-            f"index {key}",
-            lambda _: self._open(key, paths, synthetic=set(parts) == {DEMO}),
-            progress,
-        )
+        sources = [self._source(part, progress) for part in parts]
+        synthetic = {self._named(part)[0] for part in parts} == {DEMO}
 
-    def _folder(self, part: str, progress: Progress = no_progress) -> Path:
-        if part == DEMO:
-            return self.demo(progress).index
-        return Path(self._listed.get(part, part)).expanduser()
+        def make(report: Progress) -> Opened:
+            return self._open(key, sources, synthetic=synthetic, progress=report)
+
+        return self._once.get(f"index {key}", make, progress)
+
+    def _allowed(self, part: str) -> bool:
+        """Whether any visitor may open an index: offered here, or of an organisation that is."""
+        from medretrieval.index.reference import parse_reference
+        from medretrieval.index.trust import allowed
+
+        if self._named(part)[0] in {key for _, key in self.choices()}:
+            return True
+        repo = parse_reference(part).repo
+        return repo is not None and bool({repo, repo.partition("/")[0]} & allowed())
+
+    def _named(self, part: str) -> tuple[str, str]:
+        """The key of an index, and the embedder behind it with its mark, if there is one."""
+        if part == DEMO or part in self._listed or (self.allow_paths and Path(part).exists()):
+            return part, ""
+        key, mark, embedder = part.partition("#")
+        return key, f"{mark}{embedder}"
+
+    def _source(self, part: str, progress: Progress = no_progress) -> str:
+        """The index as the library names it."""
+        key, embedder = self._named(part)
+        if key == DEMO:
+            return f"{self.demo(progress).index}{embedder}"
+        return f"{os.path.expanduser(self._listed.get(key, key))}{embedder}"
 
     def _parts(self, key: str) -> list[str]:
         """The indexes that are opened together under `key`, which separates them by commas."""
@@ -298,11 +216,13 @@ class Backend:
             return [key]
         return [part.strip() for part in key.split(",") if part.strip()]
 
-    def _open(self, key: str, paths: Sequence[Path], *, synthetic: bool) -> Opened:
+    def _open(
+        self, key: str, sources: Sequence[str], *, synthetic: bool, progress: Progress
+    ) -> Opened:
         from medretrieval.retrieval.engine import open_index
 
         title = DEMO_TITLE if key == DEMO else key
-        index = open_index(paths[0] if len(paths) == 1 else paths)
+        index = open_index(sources[0] if len(sources) == 1 else sources, progress=progress)
         return Opened(key=key, title=title, index=index, synthetic=synthetic)
 
     def search_fused(
@@ -365,6 +285,7 @@ class Backend:
             UsageError: this page may not write folders, or the index is not a single folder.
         """
         from medretrieval.index import append_slices
+        from medretrieval.index.reference import parse_reference
 
         parts = self._parts(key)
         if not self.allow_paths or len(parts) != 1:
@@ -373,9 +294,13 @@ class Backend:
                 "download the support set instead"
             )
         opened = self.open(key)
-        return append_slices(
-            self._folder(parts[0]), out, *options, embedder=opened.index.embedder, **more
-        )
+        source = parse_reference(self._source(parts[0]))
+        if source.folder is None:
+            raise UsageError(
+                f"{source.repo} lies on the Hub; `medretrieval pull {source.repo} FOLDER` gives "
+                "you a folder of your own, of which a new version can be made"
+            )
+        return append_slices(source.folder, out, *options, embedder=opened.index.embedder, **more)
 
     def _segmenter(self, name: str) -> Any:
         from medretrieval.segmentation import load_segmenter

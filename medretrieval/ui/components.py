@@ -119,7 +119,7 @@ class Components(SearchOptions, SegmentColumn):
             self._backend.choices(),
             value=DEMO,
             label="Index",
-            info="Choose one, or type the path of an index folder; several with commas."
+            info="Choose one, or type an index folder or ORG/NAME of the Hub; several with commas."
             if own
             else None,
             allow_custom_value=own,

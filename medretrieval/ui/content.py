@@ -16,9 +16,12 @@ from medretrieval.retrieval.feedback import Feedback
 from medretrieval.retrieval.modes import MODES
 from medretrieval.types import Hit, Match, SlicePolicy
 from medretrieval.ui import pictures, text, words
-from medretrieval.ui.backend import Example, Opened
+from medretrieval.ui.backend import Example
+from medretrieval.ui.opened import Opened
 from medretrieval.ui.pictures import Palette
 from medretrieval.ui.session import Cart, Found, Props, Query
+
+NO_PICTURE = 52  # the grey that stands for a picture that the index does not have
 
 WINDOWS = {
     "As the index sees it": "",
@@ -108,6 +111,8 @@ def plain(query: Query, policy: SlicePolicy, window: str, index: int) -> text.St
 def row_aspect(opened: Opened, row: int) -> float | None:
     """Width divided by height of a database slice, in mm; None if unknown."""
     store = opened.index.store
+    if not store.has_image(row):
+        return None
     down, right, _ = (float(s) for s in store.spacing[row])
     if not (np.isfinite(down) and np.isfinite(right)):
         return None
@@ -116,8 +121,10 @@ def row_aspect(opened: Opened, row: int) -> float | None:
 
 
 def row_picture(opened: Opened, row: int, *, side: int = 224) -> NDArray[np.uint8]:
-    """The picture of a database slice with the contours of its labels."""
+    """The picture of a database slice with the contours of its labels; grey if there is none."""
     store = opened.index.store
+    if not store.has_image(row):
+        return np.full((side, side), NO_PICTURE, np.uint8)
     return pictures.thumbnail(
         store.image(row),
         store.mask(row),
@@ -148,7 +155,8 @@ def hit_cards(
         return text.Card(
             key=f"{hit.rank}:{match.slice_index}:{match.query_slice}",
             image=row_picture(opened, row),
-            alt=f"Hit {hit.rank}: {hit.volume_id}, slice {match.slice_index}. Show why",
+            alt=f"Hit {hit.rank}: {hit.volume_id}, slice {match.slice_index}"
+            f"{'' if store.has_image(row) else ', without a picture'}. Show why",
             lines=words.caption(found, hit, match, store.labels[row]),
             actions=[
                 *_judging(found.example(hit, match), feedback, opened),
@@ -280,6 +288,7 @@ def about(opened: Opened) -> str:
         "Embedder": f"{m.embedder.name} ({m.embedder.dim} numbers a {unit}); your image is "
         "compared with the same one",
         "Slices": f"{m.slices.axis}, intensity window {m.slices.window}",
+        **({} if m.pictures else {"Pictures": words.NO_PICTURES}),
         "Source": m.source,
         "License": m.license,
     }

@@ -6,10 +6,11 @@ from collections.abc import Iterable
 from html import escape
 from typing import Any
 
+from medretrieval.errors import UnavailableError
 from medretrieval.imaging import slice_axis, turn
 from medretrieval.types import Hit, Match
 from medretrieval.ui import content, pictures, text
-from medretrieval.ui.backend import Opened
+from medretrieval.ui.opened import Opened
 from medretrieval.ui.session import Found, Query
 
 WAITING = text.placeholder("Being explained", "Where the two slices are alike follows.")
@@ -56,6 +57,8 @@ def maps(query: Query, found: Found, opened: Opened, hit: Hit, match: Match) -> 
     if _swapped(found.result.orientation):
         aspect = 1 / aspect
     row = store.row(hit.volume_id, match.slice_index)
+    if not store.has_image(row):
+        raise UnavailableError("this index has no pictures")
     other = store.image(row)
     heat = explain_pair(opened.index, own, row)
     both = limits(heat.a.pixels, heat.b.pixels)

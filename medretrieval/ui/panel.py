@@ -9,7 +9,8 @@ from typing import Any
 from medretrieval.imaging.orientation import AS_STORED
 from medretrieval.types import UNKNOWN, LabelVolume
 from medretrieval.ui import options, words
-from medretrieval.ui.backend import Backend, Opened
+from medretrieval.ui.backend import Backend
+from medretrieval.ui.opened import Opened
 from medretrieval.ui.options import ALL, DEFAULTS, RANGE, STRUCTURE, Wanted
 from medretrieval.ui.session import Props, Query, Updates
 

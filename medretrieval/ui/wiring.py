@@ -81,7 +81,7 @@ class Wiring(MaskWiring):
         )  # fmt: skip
         chosen = self.on(
             page.index.input, act.choose_index, [page.index, page.query],
-            f"mode found hits why maps search_status structures {ABOUT} {EXAMPLES} {SLIDERS} "
+            f"index mode found hits why maps search_status structures {ABOUT} {EXAMPLES} {SLIDERS} "
             f"{FILES} {IMAGE_OPTIONS} {INDEX_OPTIONS} {UNSEGMENTED}",
             "search_status", shown=page.hits, progress=True,
         )  # fmt: skip

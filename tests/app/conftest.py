@@ -39,8 +39,9 @@ from medretrieval.types import (
 )
 from medretrieval.ui.actions import Actions
 from medretrieval.ui.asked import DEFAULTS as ASKED
-from medretrieval.ui.backend import DEMO, DEMO_TITLE, Backend, Opened
+from medretrieval.ui.backend import DEMO, DEMO_TITLE, Backend
 from medretrieval.ui.corrections import share
+from medretrieval.ui.opened import Opened
 from medretrieval.ui.options import DEFAULTS
 from medretrieval.ui.runs import Run
 from medretrieval.ui.session import Session
@@ -211,8 +212,15 @@ class ToyBackend(Backend):
         progress(1, 1, "building the demo")
         return Demo(index=self.path, queries=self.queries)
 
-    def _open(self, key: str, paths: Sequence[Path], *, synthetic: bool) -> Opened:
-        index = open_index(paths[0] if len(paths) == 1 else paths, embedder=self.embedder)
+    def _open(
+        self,
+        key: str,
+        sources: Sequence[str],
+        *,
+        synthetic: bool,
+        progress: Progress = no_progress,
+    ) -> Opened:
+        index = open_index(sources[0] if len(sources) == 1 else sources, embedder=self.embedder)
         return Opened(key=key, title=DEMO_TITLE, index=index, synthetic=synthetic)
 
     def _segmenter(self, name: str) -> Any:

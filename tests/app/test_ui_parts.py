@@ -22,7 +22,8 @@ from medretrieval.retrieval.filters import Filters
 from medretrieval.retrieval.modes import MODES
 from medretrieval.types import Grid, Hit, Localization, Match, SearchResult
 from medretrieval.ui import content, explained, exports, panel, pictures, text, words
-from medretrieval.ui.backend import Once, listed_indexes
+from medretrieval.ui.backend import listed_indexes
+from medretrieval.ui.opened import Once
 from medretrieval.ui.options import Wanted
 from medretrieval.ui.pictures import Palette
 from medretrieval.ui.session import Found, add_to_cart, remove_from_cart

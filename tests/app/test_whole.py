@@ -158,7 +158,7 @@ def test_segmenting_needs_slices_chosen_by_hand(own: Any) -> None:
 def test_two_embedders_side_by_side_keep_their_columns(own: Any) -> None:
     own.actions.backend.embedder = ToyVolumeEmbedder("2")
     with pytest.raises(EmbedderMismatchError) as caught:
-        own.actions.backend._open("x", [own.actions.backend.path], synthetic=False)
+        own.actions.backend._open("x", [str(own.actions.backend.path)], synthetic=False)
     shown = text.status("error", str(caught.value))
     assert '<span class="mr-lines">' in shown
     assert "222222222222  (differs)" in shown

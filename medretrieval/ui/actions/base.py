@@ -11,7 +11,8 @@ from medretrieval.retrieval.feedback import Feedback
 from medretrieval.segmentation.uncertainty import Agreement
 from medretrieval.types import SlicePolicy
 from medretrieval.ui import content, exports, text
-from medretrieval.ui.backend import Backend, Opened
+from medretrieval.ui.backend import Backend
+from medretrieval.ui.opened import Opened
 from medretrieval.ui.session import (
     Cart,
     Download,

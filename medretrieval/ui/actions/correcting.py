@@ -17,8 +17,8 @@ from medretrieval.segmentation.prompts import Edit, Kind, prompts_of
 from medretrieval.types import Progress, Support, no_progress
 from medretrieval.ui import content, results, text
 from medretrieval.ui.actions.supporting import SupportActions
-from medretrieval.ui.backend import Opened
 from medretrieval.ui.corrections import Corner, box, dragged, pixel
+from medretrieval.ui.opened import Opened
 from medretrieval.ui.session import (
     CartItem,
     Correction,

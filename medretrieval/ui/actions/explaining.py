@@ -8,7 +8,7 @@ from medretrieval.errors import UnavailableError, UsageError
 from medretrieval.types import Progress, no_progress
 from medretrieval.ui import content, explained
 from medretrieval.ui.actions.base import NO_RESULTS, Acting
-from medretrieval.ui.backend import Opened
+from medretrieval.ui.opened import Opened
 from medretrieval.ui.session import Found, Query, Session, Updates
 
 

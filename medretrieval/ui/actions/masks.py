@@ -10,7 +10,7 @@ from medretrieval.imaging.orientation import AS_STORED
 from medretrieval.types import Progress, no_progress
 from medretrieval.ui import asked, content, exports, results, text, words
 from medretrieval.ui.actions.base import CHANGED, CORRECTED, NO_IMAGE, Acting
-from medretrieval.ui.backend import Opened
+from medretrieval.ui.opened import Opened
 from medretrieval.ui.runs import Run
 from medretrieval.ui.session import (
     Correction,

@@ -13,7 +13,7 @@ from medretrieval.imaging import read_labels
 from medretrieval.types import LabelVolume, Volume
 from medretrieval.ui import options, panel, text, words
 from medretrieval.ui.actions.base import NO_IMAGE, Acting
-from medretrieval.ui.backend import Opened
+from medretrieval.ui.opened import Opened
 from medretrieval.ui.options import ALL, RANGE, STRUCTURE, Wanted
 from medretrieval.ui.session import Props, Session, Updates
 from medretrieval.ui.uploads import taken

@@ -22,7 +22,7 @@ from medretrieval.ui.actions.base import (
     unsegmented,
 )
 from medretrieval.ui.actions.options import OptionActions
-from medretrieval.ui.backend import Opened
+from medretrieval.ui.opened import Opened
 from medretrieval.ui.options import Wanted, with_example, without_example
 from medretrieval.ui.session import Download, Found, Props, Query, Session, Updates
 
@@ -47,6 +47,7 @@ class SearchActions(OptionActions):
             **self.about(opened),
             **unsegmented(),
             "search_status": text.status("ok", content.opened_line(opened)),
+            "index": Props(choices=self.backend.choices(index)),
             "mode": content.modes(opened),
             "structures": Props(choices=structure_names(opened), value=[]),
         }
