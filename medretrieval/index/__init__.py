@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from medretrieval.index.manifest import Manifest
     from medretrieval.index.merging import merge
     from medretrieval.index.ray_engine import RayEngine
+    from medretrieval.index.removing import remove_patient
     from medretrieval.index.store import IndexStore, open_store, pseudonym
     from medretrieval.index.tabular import cases_from_table
 
@@ -38,6 +39,7 @@ _MODULES = {
     "open_store": "store",
     "open_stores": "group",
     "pseudonym": "store",
+    "remove_patient": "removing",
 }
 
 __all__ = [
@@ -57,6 +59,7 @@ __all__ = [
     "open_store",
     "open_stores",
     "pseudonym",
+    "remove_patient",
 ]
 
 
