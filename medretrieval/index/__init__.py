@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from medretrieval.index.appending import append, append_slices
     from medretrieval.index.builder import build
     from medretrieval.index.cases import Case
+    from medretrieval.index.comparing import IndexDiff, diff
     from medretrieval.index.folder import cases_from_folder
     from medretrieval.index.group import IndexGroup, open_group, open_stores
     from medretrieval.index.kinds import KINDS
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "Case": "cases",
+    "IndexDiff": "comparing",
     "IndexGroup": "group",
     "IndexStore": "store",
     "KINDS": "kinds",
@@ -34,6 +36,7 @@ _MODULES = {
     "build": "builder",
     "cases_from_folder": "folder",
     "cases_from_table": "tabular",
+    "diff": "comparing",
     "merge": "merging",
     "open_group": "group",
     "open_store": "store",
@@ -45,6 +48,7 @@ _MODULES = {
 __all__ = [
     "KINDS",
     "Case",
+    "IndexDiff",
     "IndexGroup",
     "IndexStore",
     "Manifest",
@@ -54,6 +58,7 @@ __all__ = [
     "build",
     "cases_from_folder",
     "cases_from_table",
+    "diff",
     "merge",
     "open_group",
     "open_store",

@@ -22,7 +22,16 @@ from safetensors.numpy import save_file
 
 from medretrieval import folders
 from medretrieval.errors import MedRetrievalError, UsageError
-from medretrieval.index import Case, append, build, open_store, pseudonym, remove_patient, removing
+from medretrieval.index import (
+    Case,
+    append,
+    build,
+    open_store,
+    pseudonym,
+    remove_patient,
+    removing,
+    table,
+)
 from medretrieval.index.changes import Change
 from medretrieval.index.leftovers import clear_leftovers, leftovers
 from medretrieval.index.manifest import read_manifest
@@ -240,11 +249,15 @@ def test_an_index_of_whole_volumes(tmp_path: Path) -> None:
     assert rows_of(new) == rows[:2] + rows[4:]
 
 
-def test_many_shards(tmp_path: Path) -> None:
-    old = run(some_cases(), tmp_path / "old", shard_bytes=1)
+def test_many_files_and_row_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(table, "GROUP_ROWS", 2)
+    old = run(some_cases(), tmp_path / "old", shard_bytes=600)
+    assert len(list((old / "slices").iterdir())) > 2
+    rows = rows_of(old)
     secrets = [WHO.encode(), *traces(old, ["volume-002", "volume-003"])]
     remove(old, None, patient_id=WHO)
     assert_no_trace(tmp_path, secrets)
+    assert rows_of(old) == rows[:6] + rows[12:]
 
 
 @pytest.mark.parametrize(
