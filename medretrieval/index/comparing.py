@@ -204,7 +204,7 @@ def diff(old: str | Path, new: str | Path, *, progress: Progress = no_progress) 
     """
     with open_store(old) as first, open_store(new) as second:
         a, b = first.manifest, second.manifest
-        sets = _comparable(a, b)
+        sets = _comparable(first, second)
         rows = compare_rows(first, second, sets=sets, progress=progress)
         files = _files(first), _files(second)
         ours, theirs = set(first.volume_ids), set(second.volume_ids)
@@ -250,14 +250,17 @@ def diff(old: str | Path, new: str | Path, *, progress: Progress = no_progress) 
         )
 
 
-def _comparable(a: Manifest, b: Manifest) -> list[tuple[EmbeddingSet, EmbeddingSet]]:
-    """The embeddings of either index that are in one vector space."""
-    known = {entry.embedder.space: entry for entry in b.sets.values()}
-    return [
-        (entry, known[entry.embedder.space])
-        for entry in a.sets.values()
-        if entry.embedder.space in known
-    ]
+def _comparable(old: IndexStore, new: IndexStore) -> list[tuple[EmbeddingSet, EmbeddingSet]]:
+    """The embeddings of either index that are in one vector space, and there."""
+    ours, theirs = (
+        {
+            entry.embedder.space: entry
+            for entry in store.manifest.sets.values()
+            if (store.path / entry.embeddings_file).exists()
+        }
+        for store in (old, new)
+    )
+    return [(entry, theirs[space]) for space, entry in ours.items() if space in theirs]
 
 
 def _rest(manifest: Manifest) -> dict[str, Any]:

@@ -110,7 +110,7 @@ def _embeddings(found: IndexDiff) -> Iterator[str]:
         shown = how if compared.distance else "the same wherever both have the slice"
         yield f"embeddings of {_plain(compared.embedder)}: {shown}"
     yield from (
-        f"embeddings of {_plain(name)}: not compared, the other index has none of this space"
+        f"embeddings of {_plain(name)}: not compared, one index has none of this space"
         for name in found.apart
     )
 

@@ -13,6 +13,7 @@ from medretrieval.index.workspace import lock_folder, writing
 # `append_slices` works in a folder with a random name, of which these are the only contents.
 _RANDOM = "[a-z0-9_]{8}"
 _WORK = {"added", ".added.partial", ".added.old"}
+_LOCKED = ("partial", "push", "pull")  # folders of unfinished work, locked while it goes on
 
 
 def settle(out: Path) -> None:
@@ -60,19 +61,20 @@ def leftovers(out: Path) -> list[Path]:
     """The files and folders that are there and that `clear_leftovers` deletes."""
     added = _beside(out, "added")
     known = [
-        *(_beside(place, kind) for place in (out, added) for kind in ("old", "partial")),
+        *(_beside(place, kind) for place in (out, added) for kind in ("old", *_LOCKED)),
         added,
     ]
     return [path for path in [*known, *_work_folders(out)] if path.exists()]
 
 
 def _clear(place: Path, out: Path) -> None:
-    """Delete what a build of `place` left beside it, unless it is running."""
-    partial = _beside(place, "partial")
-    if partial.exists():
-        with lock_folder(partial, out):
-            pass  # nobody is at work in it; an open file could not be deleted everywhere
-        shutil.rmtree(partial, ignore_errors=True)
+    """Delete what a command that wrote or read `place` left beside it, unless it is running."""
+    for kind in _LOCKED:
+        work = _beside(place, kind)
+        if work.exists():
+            with lock_folder(work, out):
+                pass  # nobody is at work in it; an open file could not be deleted everywhere
+            shutil.rmtree(work, ignore_errors=True)
     shutil.rmtree(_beside(place, "old"), ignore_errors=True)
 
 

@@ -17,7 +17,9 @@ from medretrieval.errors import MedRetrievalError, UsageError
 from medretrieval.folders import memories_dir
 from medretrieval.index import store as stores
 from medretrieval.index.changes import MAX_CHANGES, Change, check_note, day_of
+from medretrieval.index.in_place import changing
 from medretrieval.index.leftovers import clear_leftovers, settle
+from medretrieval.index.manifest import Manifest, read_manifest
 from medretrieval.index.memory_files import memory_files
 from medretrieval.index.merging import Source, describe, write_merged
 from medretrieval.index.publish import Description, check_output
@@ -99,6 +101,10 @@ def remove_patient(
             gone = _gone(store, _of_volumes(store, [*(volumes or ())]))
         manifest = store.manifest
     _check(folder, gone, note)
+    if folder == target:
+        with changing(folder):
+            pass  # no other process writes into it
+        _warn_of_links(folder, manifest)
     source = Source(path=folder, manifest=manifest, kept=~gone.rows)
     change = Change(version=manifest.version + 1, date=day, removed=gone.volumes, note=note)
     description = _description(source, change, gone)
@@ -108,11 +114,7 @@ def remove_patient(
     write_merged([source], target, description, force=force, progress=progress)
     clear_leftovers(target)
     _clear_caches(target)
-    if memory_files(manifest.files):
-        logger.warning(
-            "the stored memories of the index were dropped, as a file of memories does not say "
-            "whose they are; `medretrieval memories` computes those of the other patients again"
-        )
+    _warn_of_losses(manifest, read_manifest(target))
     return target
 
 
@@ -275,6 +277,44 @@ def _description(source: Source, change: Change, gone: _Gone) -> Description:
         version=change.version,
         changes=(*older, change)[-MAX_CHANGES:],
     )
+
+
+def _warn_of_links(folder: Path, manifest: Manifest) -> None:
+    """Say that files of the index have further names, as those that `pull` takes from the cache."""
+    linked = [path for path in map(folder.joinpath, manifest.files) if _names(path) > 1]
+    if linked:
+        logger.warning(
+            "%d files of the index are also elsewhere on this disk (hard links), as they are in "
+            "the cache of the Hub's client after a pull; there they stay until you delete them",
+            len(linked),
+        )
+
+
+def _names(path: Path) -> int:
+    try:
+        return path.stat().st_nlink
+    except OSError:  # derived files may be missing
+        return 0
+
+
+def _warn_of_losses(old: Manifest, new: Manifest) -> None:
+    """Say what the new version lacks beside the rows, and how it comes back."""
+    if memory_files(old.files):
+        logger.warning(
+            "the stored memories of the index were dropped, as a file of memories does not say "
+            "whose they are; `medretrieval memories` computes those of the other patients again"
+        )
+    lost = [name for name in old.sets if name not in new.sets]
+    if lost:
+        logger.warning(
+            "the embeddings of %s were left out; add these embedders to the new version again",
+            ", ".join(lost),
+        )
+    if old.evaluations and not new.evaluations:
+        logger.warning(
+            "the evaluations on the card were left out, as they are of the index with all "
+            "patients; add them again with `medretrieval card`"
+        )
 
 
 def _clear_caches(index: Path) -> None:

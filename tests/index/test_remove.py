@@ -306,7 +306,7 @@ def test_outputs_that_must_not_be_written(tmp_path: Path) -> None:
 def test_what_killed_commands_left_beside_it_goes(tmp_path: Path) -> None:
     old = run(some_cases(), tmp_path / "old")
     known = [".old.old", ".old.partial", ".old.added", "..old.added.partial", "..old.added.old"]
-    known += [".old.x1_y2z3a"]
+    known += [".old.x1_y2z3a", ".old.push", ".old.pull"]
     others = [".old.12345", ".older.partial", "..old.x1_y2z3a", ".old.abcdefgh", "old-2"]
     for name in [*known, *others]:
         (tmp_path / name / "parts").mkdir(parents=True)
@@ -324,7 +324,7 @@ def test_what_another_process_is_writing_is_left_alone(tmp_path: Path) -> None:
         "with lock_folder(pathlib.Path(sys.argv[1]), pathlib.Path('x')):\n"
         "    print('locked', flush=True); sys.stdin.read()"
     )
-    for name in (".old.partial", "..old.added.partial"):
+    for name in (".old.partial", "..old.added.partial", ".old.push", "old/.memories"):
         holder = subprocess.Popen(
             [sys.executable, "-c", script, str(tmp_path / name)],
             stdin=subprocess.PIPE,
@@ -375,6 +375,15 @@ def test_memories_go(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert not [name for name in read_manifest(old).files if name.startswith("memories")]
     assert_no_trace(tmp_path, [secret])
     assert not [path for path in folders.cache_dir().rglob("*") if path.is_file()]
+
+
+def test_other_names_of_its_files_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    old = run(some_cases(), tmp_path / "old")
+    os.link(old / "README.md", tmp_path / "elsewhere")
+    remove(old, None, patient_id=WHO)
+    assert "1 files of the index are also elsewhere" in caplog.text
 
 
 def test_hidden_files_of_the_old_folder_go(tmp_path: Path) -> None:
