@@ -17,6 +17,11 @@ def cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "medretrieval"
 
 
+def memories_dir() -> Path:
+    """Folder where segmentations of the command line keep memories of annotated slices."""
+    return cache_dir() / "memories"
+
+
 def weights_dir() -> Path:
     """Folder where users put weights that no program can fetch, under the embedder's name.
 

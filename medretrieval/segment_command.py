@@ -27,7 +27,7 @@ _SAME = 0.9999  # cosine of two embeddings of one picture, read from two files
 def segment(options: argparse.Namespace) -> None:
     """Segment a query from annotated slices and write its mask."""
     from medretrieval import pipeline
-    from medretrieval.folders import cache_dir
+    from medretrieval.folders import memories_dir
     from medretrieval.imaging import check_target, read_labels, read_volume, write_labels
     from medretrieval.retrieval.engine import open_index
     from medretrieval.segmentation import MemoryCache, load_segmenter
@@ -56,7 +56,7 @@ def segment(options: argparse.Namespace) -> None:
         "segmenter": load_segmenter(
             options.segmenter,
             **loading_options(options),
-            cache=MemoryCache(folder=cache_dir() / "memories"),
+            cache=MemoryCache(folder=memories_dir()),
         ),
         "support_k": options.support_k,
         "supports": supports,

@@ -12,17 +12,20 @@ if TYPE_CHECKING:
     from medretrieval.index.appending import append, append_slices
     from medretrieval.index.builder import build
     from medretrieval.index.cases import Case
+    from medretrieval.index.comparing import IndexDiff, diff
     from medretrieval.index.folder import cases_from_folder
     from medretrieval.index.group import IndexGroup, open_group, open_stores
     from medretrieval.index.kinds import KINDS
     from medretrieval.index.manifest import Manifest
     from medretrieval.index.merging import merge
     from medretrieval.index.ray_engine import RayEngine
+    from medretrieval.index.removing import remove_patient
     from medretrieval.index.store import IndexStore, open_store, pseudonym
     from medretrieval.index.tabular import cases_from_table
 
 _MODULES = {
     "Case": "cases",
+    "IndexDiff": "comparing",
     "IndexGroup": "group",
     "IndexStore": "store",
     "KINDS": "kinds",
@@ -33,16 +36,19 @@ _MODULES = {
     "build": "builder",
     "cases_from_folder": "folder",
     "cases_from_table": "tabular",
+    "diff": "comparing",
     "merge": "merging",
     "open_group": "group",
     "open_store": "store",
     "open_stores": "group",
     "pseudonym": "store",
+    "remove_patient": "removing",
 }
 
 __all__ = [
     "KINDS",
     "Case",
+    "IndexDiff",
     "IndexGroup",
     "IndexStore",
     "Manifest",
@@ -52,11 +58,13 @@ __all__ = [
     "build",
     "cases_from_folder",
     "cases_from_table",
+    "diff",
     "merge",
     "open_group",
     "open_store",
     "open_stores",
     "pseudonym",
+    "remove_patient",
 ]
 
 

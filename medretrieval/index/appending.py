@@ -6,14 +6,13 @@ import dataclasses
 import shutil
 import tempfile
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 
 from medretrieval.errors import EmbedderMismatchError, UsageError
 from medretrieval.imaging.digest import digest
 from medretrieval.index.builder import build
 from medretrieval.index.cases import Case, check_cases
-from medretrieval.index.changes import MAX_CHANGES, MAX_NOTE, Change
+from medretrieval.index.changes import MAX_CHANGES, Change, check_note, day_of
 from medretrieval.index.manifest import Manifest
 from medretrieval.index.merging import Source, check_sources, describe, write_merged
 from medretrieval.index.publish import Description, check_output
@@ -114,8 +113,8 @@ def _append(
     """As `append`; `added` is the folder of the index of the further cases alone, for a while."""
     if out.resolve() == index.resolve():
         raise UsageError(f"{out} is the index itself, which stays as it is; choose another output")
-    if len(note) > MAX_NOTE or not (note.isprintable() or not note):
-        raise UsageError(f"the note has to be at most {MAX_NOTE} printable characters on one line")
+    check_note(note)
+    day = day_of(day)
     with writing(out):
         check_output(out, force=force)
     with open_store(index, verify="sizes") as store:
@@ -134,7 +133,6 @@ def _append(
             "them other names, or let them take the place of the old ones with --replace "
             "(replace=True)"
         )
-    added = out.with_name(f".{out.name}.added")
     build(
         cases,
         added,
@@ -161,14 +159,12 @@ def _append(
     return out
 
 
-def _description(
-    sources: Sequence[Source], *, note: str, day: str | None, replaced: int
-) -> Description:
+def _description(sources: Sequence[Source], *, note: str, day: str, replaced: int) -> Description:
     """What the new version says of itself, given the old index and that of the new cases."""
     old, added = (source.manifest for source in sources)
     change = Change(
         version=old.version + 1,
-        date=day or datetime.now(UTC).date().isoformat(),
+        date=day,
         volumes=added.counts.volumes,
         slices=added.counts.slices,
         replaced=replaced,

@@ -12,6 +12,7 @@ from medretrieval.index.card_front import embedding_configs, front_matter
 from medretrieval.index.card_front import size_category as size_category
 from medretrieval.index.card_loading import Place, loading
 from medretrieval.index.card_text import code, fenced, plain, table
+from medretrieval.index.changes import changelog
 from medretrieval.index.embedding_sets import EmbeddingSet
 from medretrieval.index.evaluated import MAX_EVALUATIONS, Evaluation, problem_of
 from medretrieval.index.files import CARD, COLUMNS_FILE, MEMORIES, FileEntry, embeddings_table
@@ -42,6 +43,7 @@ def dataset_card(manifest: Manifest, *, repo: str | None = None) -> str:
         _files(m),
         _embedders(m),
         _building(m),
+        _changes(m),
         _evaluations(m.evaluations),
         loading(m, Place.of(repo, version=m.version)),
         _uses(m),
@@ -155,7 +157,7 @@ def _contents(m: Manifest) -> str:
 | annotated slices | {counts.annotated_slices} |
 | modality (slices) | {_counted(m.modalities)} |
 | region (slices) | {_counted(m.regions)} |
-| split | {plain(m.split or "not given")} |{_part(m)}{_version(m)}
+| split | {plain(m.split or "not given")} |{_part(m)}
 | source | {plain(m.source)} |
 | license | {plain(m.license)} |{skipped}"""
 
@@ -164,11 +166,9 @@ def _part(m: Manifest) -> str:
     return f"\n| part | {m.part.replace('/', ' of ')}, to be merged |" if m.part else ""
 
 
-def _version(m: Manifest) -> str:
-    if not m.changes:
-        return ""
-    last = m.changes[-1]
-    return f"\n| version | {m.version}, of {last.date} ({last.volumes} volumes added) |"
+def _changes(m: Manifest) -> str:
+    lines = "\n".join(f"- {plain(line)}" for line in changelog(m.changes))
+    return f"## Changes\n\n{lines}" if lines else ""
 
 
 def _labels(m: Manifest) -> str:

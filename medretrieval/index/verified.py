@@ -61,10 +61,10 @@ class Verified:
         self._folder = folder
         self._seen: dict[str, _Seen] = {}
         self._new: dict[str, _Seen] = {}
+        self._path: Path | None
         try:
             self._where = os.path.realpath(folder)
-            name = hashlib.sha256(self._where.encode("utf-8", "surrogateescape")).hexdigest()
-            self._path: Path | None = cache_dir() / "verified" / f"{name[:32]}.json"
+            self._path = _record(self._where)
         except (OSError, RuntimeError):  # such as a user without a home
             self._path = None
         else:
@@ -126,6 +126,21 @@ class Verified:
             _prune(self._path.parent)
         except OSError as error:
             logger.debug("%s was not written: %s", self._path, error)
+
+
+def forget(folder: Path) -> None:
+    """Delete the record of an index folder: its files are hashed again when it is opened.
+
+    Raises:
+        OSError: it cannot be deleted.
+    """
+    with contextlib.suppress(RuntimeError):  # a user without a home has no records
+        _record(os.path.realpath(folder)).unlink(missing_ok=True)
+
+
+def _record(folder: str) -> Path:
+    name = hashlib.sha256(folder.encode("utf-8", "surrogateescape")).hexdigest()
+    return cache_dir() / "verified" / f"{name[:32]}.json"
 
 
 def _remedy(name: str) -> str:

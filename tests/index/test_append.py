@@ -20,12 +20,13 @@ from index_fakes import (
 )
 
 from medretrieval.errors import EmbedderMismatchError, IndexFormatError, InputError, UsageError
-from medretrieval.index import Case, append, append_slices, appending, build, open_store
+from medretrieval.index import Case, append, append_slices, appending, build, builder, open_store
 from medretrieval.index.changes import Change
 from medretrieval.index.manifest import read_manifest
 from medretrieval.retrieval.engine import Index
 
 DAY = "2026-11-27"
+NOTHING = {"version": 2, "date": DAY, "volumes": 0, "slices": 0, "replaced": 0, "note": ""}
 
 
 def run(cases: list[Case], out: Path, **options: Any) -> Path:
@@ -60,7 +61,8 @@ def test_old_rows_stay_and_new_ones_are_as_in_one_build(
     assert plain == replace(read_manifest(whole), files={})
     assert contents(old) == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "old", "whole"]
-    assert f"| version | 2, of {DAY} (2 volumes added) |" in (new / "README.md").read_text()
+    card = (new / "README.md").read_text()
+    assert f"## Changes\n\n- version 2 of {DAY}: 2 volumes (6 slices) added\n" in card
 
 
 def test_old_rows_are_found_as_before(tmp_path: Path) -> None:
@@ -171,7 +173,7 @@ def test_slices_of_one_volume(tmp_path: Path) -> None:
     assert not (tmp_path / "x").exists()
 
 
-@pytest.mark.parametrize("stage", ["embedding", "merging"])
+@pytest.mark.parametrize("stage", ["embedding", "writing", "merging"])
 def test_nothing_of_a_volume_stays_when_its_slices_cannot_be_added(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:
@@ -183,10 +185,12 @@ def test_nothing_of_a_volume_stays_when_its_slices_cannot_be_added(
         raise KeyboardInterrupt
 
     embedder = FakeEmbedder(before=fail if stage == "embedding" else None)
+    if stage == "writing":
+        monkeypatch.setattr(builder, "write_index", fail)
     if stage == "merging":
         monkeypatch.setattr(appending, "write_merged", fail)
     with pytest.raises(KeyboardInterrupt):
-        append_slices(old, tmp_path / "x", volume, labels, [0], volume_id="v", embedder=embedder)
+        append_slices(*(old, tmp_path / "x", volume, labels, [0]), volume_id="v", embedder=embedder)
     assert [path.name for path in tmp_path.iterdir()] == ["old"]
     if stage == "merging":
         with pytest.raises(KeyboardInterrupt):
@@ -272,6 +276,12 @@ def test_an_interrupted_call_goes_on(tmp_path: Path) -> None:
                 | {"replaced": -1, "note": ""}
             ]
         },
+        {"changes": [NOTHING]},
+        {"changes": [NOTHING | {"removed": -1}]},
+        {"changes": [NOTHING | {"removed": "1"}]},
+        {"changes": [NOTHING | {"embedder": ""}]},
+        {"changes": [NOTHING | {"embedder": "x" * 201}]},
+        {"changes": [NOTHING | {"removed": 1, "note": "x" * 501}]},
     ],
 )
 def test_a_manifest_with_impossible_changes_is_refused(
