@@ -151,7 +151,7 @@ class _Comparison:
         try:
             return thumbnail(self._store.image(row))
         except (UsageError, UnavailableError) as error:
-            logger.info("near duplicates are judged by embeddings: %s", error)
+            logger.debug("near duplicates are judged by embeddings: %s", error)
             return None
 
 

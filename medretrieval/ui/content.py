@@ -21,8 +21,6 @@ from medretrieval.ui.opened import Opened
 from medretrieval.ui.pictures import Palette
 from medretrieval.ui.session import Cart, Found, Props, Query
 
-NO_PICTURE = 52  # the grey that stands for a picture that the index does not have
-
 WINDOWS = {
     "As the index sees it": "",
     "CT lung": "ct-lung",
@@ -121,10 +119,10 @@ def row_aspect(opened: Opened, row: int) -> float | None:
 
 
 def row_picture(opened: Opened, row: int, *, side: int = 224) -> NDArray[np.uint8]:
-    """The picture of a database slice with the contours of its labels; grey if there is none."""
+    """The picture of a database slice with the contours of its labels; says so if there is none."""
     store = opened.index.store
     if not store.has_image(row):
-        return np.full((side, side), NO_PICTURE, np.uint8)
+        return pictures.blank("no picture", side)
     return pictures.thumbnail(
         store.image(row),
         store.mask(row),
@@ -279,7 +277,7 @@ def about(opened: Opened) -> str:
     if opened.synthetic:
         cases = f"{counts.volumes} synthetic cases"
     rows = {
-        "Index": m.name,
+        "Index": f"{m.name}, version {m.version}",
         "Contents": f"{cases}, {counts.slices} {unit}s, {counts.annotated_slices} of them "
         "annotated",
         "Modalities": f"{_listing(m.modalities)} {unit}s",

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from medretrieval.retrieval.figures import colours
 
@@ -62,6 +62,13 @@ class Palette:
 
     def css(self, name: str) -> str:
         return "#{:02x}{:02x}{:02x}".format(*self[name])
+
+
+def blank(words: str, side: int) -> NDArray[np.uint8]:
+    """A grey picture (side, side) uint8 that says why it shows nothing."""
+    image = Image.new("L", (side, side), 52)
+    ImageDraw.Draw(image).text((side / 2, side / 2), words, fill=190, anchor="mm", font_size=26)
+    return np.asarray(image)
 
 
 def outline(mask: NDArray[np.generic], width: int = 1) -> NDArray[np.bool_]:
