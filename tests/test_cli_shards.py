@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from PIL import Image
 
 from medretrieval.cli import main
+from medretrieval.index.manifest import read_manifest
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -60,7 +62,17 @@ def test_parts_merged_are_the_whole(world: Path, capsys: pytest.CaptureFixture[s
     merged = world / "merged"
     printed = run(capsys, "merge", merged, world / "part1", world / "part2", "--quiet")
     assert printed == {"index": str(merged)}
-    assert files(merged) == files(world / "whole")
+    ours, theirs = files(merged), files(world / "whole")
+    # Only what they say of their origin differs.
+    assert ours.keys() == theirs.keys()
+    assert {name for name in ours if ours[name] != theirs[name]} == {"README.md", "manifest.json"}
+    one, other = (read_manifest(path) for path in (merged, world / "whole"))
+    assert replace(one, command=None, files={}) == replace(other, command=None, files={})
+    assert one.command is not None
+    assert one.command.splitlines() == [
+        *(f"medretrieval build images part{n} --name pictures --part {n}/2" for n in (1, 2)),
+        "medretrieval merge merged part1 part2",
+    ]
     assert "| part | 1 of 2, to be merged |" in (world / "part1" / "README.md").read_text()
     kind = run(capsys, "merge", world / "hnsw", merged, "--index", "hnsw", "--quiet")
     assert run(capsys, "info", kind["index"])["index"]["kind"] == "hnsw"
@@ -120,4 +132,5 @@ def test_built_on_ray(world: Path, capfd: pytest.CaptureFixture[str]) -> None:
     fields = [json.loads(text) for text in (ours, theirs)]
     for data in fields:
         del data["files"]  # embeddings may differ by rounding between batches
+        del data["command"]
     assert fields[0] == fields[1]

@@ -8,20 +8,19 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from medretrieval.errors import UsageError
-from medretrieval.index.card_front import embedding_configs, front_matter
+from medretrieval.index.card_contents import LISTED, columns, embedders, files, labels
+from medretrieval.index.card_front import front_matter
 from medretrieval.index.card_front import size_category as size_category
 from medretrieval.index.card_loading import Place, loading
 from medretrieval.index.card_text import code, fenced, plain, table
 from medretrieval.index.changes import changelog
 from medretrieval.index.embedding_sets import EmbeddingSet
 from medretrieval.index.evaluated import MAX_EVALUATIONS, Evaluation, problem_of
-from medretrieval.index.files import CARD, COLUMNS_FILE, MEMORIES, FileEntry, embeddings_table
+from medretrieval.index.files import CARD, FileEntry
 from medretrieval.index.manifest import Manifest, read_manifest
 from medretrieval.index.search_entry import EXACT_KINDS
 from medretrieval.index.workspace import writing
 from medretrieval.types import RESEARCH_ONLY, UNKNOWN
-
-_LISTED = 40
 
 
 def dataset_card(manifest: Manifest, *, repo: str | None = None) -> str:
@@ -39,9 +38,10 @@ def dataset_card(manifest: Manifest, *, repo: str | None = None) -> str:
     parts = (
         _title(m),
         _contents(m),
-        _labels(m),
-        _files(m),
-        _embedders(m),
+        labels(m),
+        columns(m),
+        files(m),
+        embedders(m),
         _building(m),
         _changes(m),
         _evaluations(m.evaluations),
@@ -66,8 +66,8 @@ def with_card(manifest: Manifest, *, repo: str | None = None) -> tuple[Manifest,
     """
     card = dataset_card(manifest, repo=repo).encode()
     entry = FileEntry(bytes=len(card), sha256=hashlib.sha256(card).hexdigest())
-    files = dict(sorted({**manifest.files, CARD: entry}.items()))
-    return dataclasses.replace(manifest, files=files), card
+    listed = dict(sorted({**manifest.files, CARD: entry}.items()))
+    return dataclasses.replace(manifest, files=listed), card
 
 
 def write_card(
@@ -132,14 +132,14 @@ def _title(m: Manifest) -> str:
             "\nthem. What is here are the embeddings, the positions and the labels of the slices. A"
             "\nsearch says which cases are similar; the pictures are at the source."
         )
-    return f"""# {plain(m.name)}
+    return f"""# {plain(m.name) or "index"}
 
 An index of medical images {what},
 made with medretrieval {plain(m.medretrieval_version)}.
 
 **{RESEARCH_ONLY}**
 
-Images: **{plain(m.source)}**.{left_out}"""
+Images: **{plain(m.source) or "of an unknown source"}**.{left_out}"""
 
 
 def _contents(m: Manifest) -> str:
@@ -169,67 +169,6 @@ def _part(m: Manifest) -> str:
 def _changes(m: Manifest) -> str:
     lines = "\n".join(f"- {plain(line)}" for line in changelog(m.changes))
     return f"## Changes\n\n{lines}" if lines else ""
-
-
-def _labels(m: Manifest) -> str:
-    if not m.label_counts:
-        return "No slice carries a label."
-    values = {name: str(value) for value, name in m.vocabulary.items()}
-    rows = [
-        (plain(name), values.get(name, "whole case"), str(count))
-        for name, count in list(m.label_counts.items())[:_LISTED]
-    ]
-    more = len(m.label_counts) - _LISTED
-    rest = f"\n\nand {more} more; `manifest.json` lists all." if more > 0 else ""
-    return table(("label", "mask value", "slices"), rows) + rest
-
-
-def _files(m: Manifest) -> str:
-    unit = "volume" if m.embedder.unit == "volume" else "slice"
-    pictures = ""
-    if m.pictures:
-        of = " of one of its slices" if unit == "volume" else ""
-        pictures = f"image and mask{of} as PNG, "
-    about = (
-        "volume, position, spacing, labels" if unit == "slice" else "position, spacing, all labels"
-    )
-    extra = "".join(f", {code(name)}" for name in m.attributes)
-    rows = [("`slices/*.parquet`", f"one row a {unit}: {pictures}{about}{extra}")]
-    if COLUMNS_FILE in m.files:
-        rows.append((code(COLUMNS_FILE), "all of its columns but the pictures, in one small file"))
-    configs = embedding_configs(m)
-    for name, entry in m.sets.items():
-        by = f", by {code(name)}" if m.others else ""
-        vectors = f"a {entry.dtype} unit vector of length {entry.embedder.dim} for each row{by}"
-        rows.append((code(entry.embeddings_file), vectors))
-        if name in configs:
-            same = f"the same numbers with `row_id`, for `datasets`: config {code(configs[name])}"
-            rows.append((code(embeddings_table(entry.embeddings_file)), same))
-        if entry.index_kind not in EXACT_KINDS:
-            derived = "search structure, derived: it is made again where it is absent"
-            rows.append((code(entry.faiss_file), derived))
-    if any(name.startswith(MEMORIES) for name in m.files):
-        remembered = "derived: what SAM 2 remembers of the annotated slices"
-        rows.append(("`memories/*.safetensors`", remembered))
-    rows.append(("`manifest.json`", "settings, counts, vocabulary, sha256 of every file"))
-    return table(("file", "content"), rows)
-
-
-def _embedders(m: Manifest) -> str:
-    header = ("embedder", "weights", "revision", "sha256 of the tensors", "feature", "numbers")
-    rows = [
-        (
-            *(code(e.name), plain(e.weights), plain(e.revision), code(e.weights_sha256)),
-            *(plain(e.pooling), str(e.dim)),
-        )
-        for e in (entry.embedder for entry in m.sets.values())
-    ]
-    one = "one of them, which makes the embeddings that it is compared with" if m.others else "it"
-    return f"""## Embedders
-
-{table(header, rows)}
-
-A query must be embedded by {one}; medretrieval refuses any other."""
 
 
 def _building(m: Manifest) -> str:
@@ -309,7 +248,7 @@ Out of scope:
 
 def _limits(m: Manifest) -> str:
     counts = m.counts
-    columns = " and the extra columns" if m.attributes else ""
+    extra = " and the extra columns" if m.attributes else ""
     shown = ", and the pixels as they were rendered" if m.pictures else ""
     masks = ""
     if m.pictures:
@@ -322,7 +261,7 @@ def _limits(m: Manifest) -> str:
 - Nothing can be found that is not among the {counts.slices} slices of {counts.patients} patients: a
   query of another kind has results too, and they mean nothing.
 - `patient_id` is a keyed hash: a pseudonym, not an anonymisation. Whoever knows an identifier can
-  compute its hash. `volume_id`, the labels{columns} are stored as they were given{shown}: whether
+  compute its hash. `volume_id`, the labels{extra} are stored as they were given{shown}: whether
   they identify a person was not checked.
 - A patient can ask to be removed: `medretrieval remove` writes a version without the patient, by
   which older copies have to be replaced.
@@ -344,5 +283,5 @@ Cite the source in the way that it asks for. This index is: {plain(m.name)}, ver
 
 
 def _counted(names: Mapping[str, int]) -> str:
-    shown = [f"{plain(name)} ({count})" for name, count in list(names.items())[:_LISTED]]
-    return ", ".join(shown) + (", ..." if len(names) > _LISTED else "")
+    shown = [f"{plain(name)} ({count})" for name, count in list(names.items())[:LISTED]]
+    return ", ".join(shown) + (", ..." if len(names) > LISTED else "")

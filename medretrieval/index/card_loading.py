@@ -109,36 +109,35 @@ def _table(m: Manifest, place: Place) -> str:
 
 
 def _embeddings(m: Manifest, place: Place) -> str:
-    """The embeddings with `datasets`, by the stored search structure if there is one."""
+    """The embeddings with `datasets`, by a stored search structure if there is one."""
     configs = embedding_configs(m)
     if not configs:
         return ""
     stored = [name for name in configs if m.sets[name].faiss_file in m.files]
     embedder = stored[0] if stored else next(iter(configs))
-    imports, attach = (
-        "import faiss\n",
-        'add_faiss_index("embedding", metric_type=faiss.METRIC_INNER_PRODUCT)',
+    words = (
+        "The embeddings as a table, searched by `datasets`; `row_id` is the row of the table above."
     )
-    trust = ""
+    imports = ["from datasets import load_dataset"]
     if stored:
         file = m.sets[embedder].faiss_file
-        imports, attach = "", f'load_faiss_index("embedding", {place.file(file)})'
-        trust = (
-            f" `{file}` is read by FAISS as it is:\n"
-            "load it only if you trust who published it; medretrieval makes it again otherwise."
+        words += (
+            f" `{file}` is read by FAISS as it is: load it only if you trust who published it.\n"
+            "medretrieval makes it again where it does not."
         )
-    more = (
-        "" if place.repo is None or not stored else "from huggingface_hub import hf_hub_download\n"
-    )
-    example = f"""\
-{imports}from datasets import load_dataset
-{more}
-rows = {place.load(configs[embedder])}
-rows.{attach}
-query = rows.with_format("numpy")[0]["embedding"]  # or any unit vector of the same embedder
-scores, found = rows.get_nearest_examples("embedding", query, k=5)
-print(scores, found["row_id"])"""
-    return (
-        "The embeddings as a table, with a search by `datasets`; `row_id` is the row of the table\n"
-        f"above.{trust}\n\n{fenced(example, 'python')}"
-    )
+        imports += [] if place.repo is None else ["from huggingface_hub import hf_hub_download"]
+        attach = [f"file = {place.file(file)}", 'rows.load_faiss_index("embedding", file)']
+    else:
+        imports.insert(0, "import faiss")
+        attach = ["metric = faiss.METRIC_INNER_PRODUCT"]
+        attach.append('rows.add_faiss_index("embedding", metric_type=metric)')
+    example = [
+        *imports,
+        "",
+        f"rows = {place.load(configs[embedder])}",
+        *attach,
+        'query = rows.with_format("numpy")[0]["embedding"]  # any unit vector of this embedder',
+        'scores, found = rows.get_nearest_examples("embedding", query, k=5)',
+        'print(scores, found["row_id"])',
+    ]
+    return f"{words}\n\n{fenced(chr(10).join(example), 'python')}"

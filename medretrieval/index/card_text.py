@@ -10,9 +10,9 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 
-# `&` and `<` begin HTML, the others mean something in the middle of a line of Markdown. An
-# underscore inside a word means nothing, and names of labels are full of them.
-_SPECIAL = re.compile(r"[\\*\[\]~#$]|(?<![^\W_])_|_(?![^\W_])")
+# What means something in the middle of a line of Markdown, or at the end of a heading. Underscores
+# inside words and brackets without a link mean nothing, and names and intervals are full of them.
+_SPECIAL = re.compile(r"[\\*~$]|\](?=\()|#(?=[#\s]*$)|(?<![^\W_])_|_(?![^\W_])")
 
 
 def on_one_line(text: str) -> str:
@@ -22,6 +22,8 @@ def on_one_line(text: str) -> str:
 
 def plain(text: str) -> str:
     r"""Return text for the middle of a line or for a cell of a table, shown as it is.
+
+    What comes after it must not be an opening bracket.
 
     >>> plain("a|b_c <b> *x*")
     'a/b_c &lt;b&gt; \\*x\\*'

@@ -14,6 +14,7 @@ from pathlib import Path
 from medretrieval.index.manifest import MAX_COMMAND
 
 _HIDDEN = "FOLDER"  # in place of a name that is that of the user or of the home folder
+_SPOKEN = {"--quiet", "--json", "--debug"}  # what a command says, not what it does
 _PLACES = {"--ray-address": "HOST:PORT"}  # options that say where something ran, not what
 # A path that does not start in the current folder, at the start of a word or after a sign that
 # separates. A link (https://...) is none, but a file:// one is.
@@ -38,6 +39,7 @@ def shareable(command: str) -> str:
         words = shlex.split(command)
     except ValueError:  # quotes that do not end: not a command line
         words = command.split()
+    words = [word for word in words if word not in _SPOKEN]
     told = [_told(word, before) for word, before in zip(words, ["", *words], strict=False)]
     text = "".join(c if c.isprintable() else " " for c in shlex.join(told))
     return text if len(text) <= MAX_COMMAND else f"{text[: MAX_COMMAND - 4]} ..."

@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 
 from medretrieval.index.in_place import replace_manifest
 from medretrieval.index.manifest import (
+    CARD,
     MANIFEST,
     MEMORIES,
     FileEntry,
@@ -48,9 +49,13 @@ def memory_files(files: Iterable[str], prefix: str = MEMORIES) -> list[str]:
 
 
 def without_memories(manifest: Manifest) -> Manifest:
-    """What a manifest says of everything but the memories."""
-    files = {name: e for name, e in manifest.files.items() if not name.startswith(MEMORIES)}
-    return dataclasses.replace(manifest, files=files)
+    """What a manifest says of everything but the memories, and the card with its evaluations."""
+    files = {
+        name: entry
+        for name, entry in manifest.files.items()
+        if name != CARD and not name.startswith(MEMORIES)
+    }
+    return dataclasses.replace(manifest, files=files, evaluations=())
 
 
 def next_memory_file(files: Iterable[str], prefix: str) -> str:
