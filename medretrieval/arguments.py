@@ -31,7 +31,7 @@ from medretrieval.segment_arguments import (
     add_volume,
 )
 from medretrieval.segmentation.registry import DEFAULT_SEGMENTER
-from medretrieval.share_arguments import add_card, add_pull, add_push
+from medretrieval.share_arguments import add_card, add_diff, add_pull, add_push, add_remove
 from medretrieval.table_command import add_table
 
 # Named here too, because the table itself (`medretrieval.index.KINDS`, and auto) loads faiss.
@@ -141,6 +141,9 @@ def parser() -> argparse.ArgumentParser:
     merge.add_argument("--force", action="store_true", help="replace an existing OUT")
 
     _append(command("append", "write a new version of an index with more annotated cases"))
+
+    add_remove(command("remove", "take a patient or some volumes out of an index for good"))
+    add_diff(command("diff", "say what differs between two indexes"))
 
     _memories(command("memories", "compute what SAM 2 remembers of an index's annotated slices"))
 

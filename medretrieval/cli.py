@@ -30,7 +30,7 @@ from medretrieval.query_arguments import (
 )
 from medretrieval.segment_arguments import loading_options
 from medretrieval.segment_command import segment
-from medretrieval.share_command import card, pull, push
+from medretrieval.share_command import card, diff, pull, push, remove
 from medretrieval.table_command import make_table
 
 if TYPE_CHECKING:
@@ -208,10 +208,15 @@ def _memories(options: argparse.Namespace) -> None:
 
 def _info(options: argparse.Namespace) -> None:
     from medretrieval.index import open_stores
+    from medretrieval.index.changes import changelog
 
     progress = ProgressBar(quiet=options.quiet)
-    info = open_stores(options.index, verify="full", progress=progress).info()
-    show(options, info, lambda: "\n".join(f"{key}: {plain(v)}" for key, v in info.items()))
+    stores = open_stores(options.index, verify="full", progress=progress)
+    info = stores.info()
+    told = dict(info)
+    if "changes" in info:  # in words they are read more easily than as fields
+        told["changes"] = "".join(f"\n  {line}" for line in changelog(stores.manifest.changes))
+    show(options, info, lambda: "\n".join(f"{key}: {plain(v)}" for key, v in told.items()))
 
 
 def _search(options: argparse.Namespace) -> None:
@@ -326,6 +331,8 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace], None]] = {
     "table": make_table,
     "merge": _merge,
     "append": _append,
+    "remove": remove,
+    "diff": diff,
     "memories": _memories,
     "push": push,
     "pull": pull,

@@ -1,4 +1,4 @@
-"""What the commands accept that make an index ready to be shared."""
+"""What the commands accept that keep an index in order and make it ready to be shared."""
 
 from __future__ import annotations
 
@@ -84,3 +84,38 @@ def add_pull(sub: argparse.ArgumentParser) -> None:
         help="only the embeddings of this one, where there are several (repeatable)",
     )
     sub.add_argument("--force", action="store_true", help="replace an existing OUT")
+
+
+def add_remove(sub: argparse.ArgumentParser) -> None:
+    """The arguments of `remove`."""
+    sub.add_argument("index", metavar="INDEX", help="the index folder")
+    sub.add_argument(
+        "out", metavar="OUT", nargs="?", help="the index folder to write (or give --in-place)"
+    )
+    who = sub.add_mutually_exclusive_group(required=True)
+    who.add_argument("--patient", metavar="ID", help="all of a patient, by the id in the source")
+    who.add_argument(
+        "--pseudonym", metavar="HEX16", help="all of a patient, by patient_id in the index"
+    )
+    who.add_argument(
+        "--volume",
+        dest="volumes",
+        action="append",
+        metavar="ID",
+        help="this volume only (repeatable)",
+    )
+    sub.add_argument(
+        "--in-place",
+        action="store_true",
+        help="replace INDEX itself; nothing of the old one stays in that folder or beside it",
+    )
+    sub.add_argument(
+        "--note", default="", metavar="TEXT", help="for the list of changes; it must name nobody"
+    )
+    sub.add_argument("--force", action="store_true", help="replace an existing OUT")
+
+
+def add_diff(sub: argparse.ArgumentParser) -> None:
+    """The arguments of `diff`."""
+    sub.add_argument("old", metavar="OLD", help="an index folder")
+    sub.add_argument("new", metavar="NEW", help="the index folder that it is compared with")

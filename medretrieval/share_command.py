@@ -1,4 +1,4 @@
-"""The commands that make an index ready to be shared."""
+"""The commands that keep an index in order and make it ready to be shared."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from medretrieval.console import ProgressBar, show
+from medretrieval.errors import UsageError
 
 
 def card(options: argparse.Namespace) -> None:
@@ -58,3 +59,40 @@ def pull(options: argparse.Namespace) -> None:
         progress=ProgressBar(quiet=options.quiet),
     )
     show(options, {"index": str(out)}, lambda: str(out))
+
+
+def remove(options: argparse.Namespace) -> None:
+    """Write a version of an index without a patient, or without some volumes."""
+    from medretrieval.index import remove_patient
+    from medretrieval.index.manifest import read_manifest
+
+    if options.in_place == (options.out is not None):
+        raise UsageError("say where the new version goes: an OUT folder, or --in-place")
+    out = remove_patient(
+        options.index,
+        options.out,
+        patient_id=options.patient,
+        pseudonym=options.pseudonym,
+        volumes=options.volumes,
+        note=options.note,
+        force=options.force,
+        progress=ProgressBar(quiet=options.quiet),
+    )
+    manifest = read_manifest(out)
+    removed = manifest.changes[-1].removed
+    data = {"index": str(out), "version": manifest.version, "removed_volumes": removed}
+    show(options, data, lambda: str(out))
+    old = "" if options.in_place else f"{options.index}, "
+    print(
+        f"volumes removed: {removed}; {old}copies elsewhere, older versions and backups still "
+        "have them until you delete those",
+        file=sys.stderr,
+    )
+
+
+def diff(options: argparse.Namespace) -> None:
+    """Print what differs between two indexes."""
+    from medretrieval.index import diff as compare
+
+    found = compare(options.old, options.new, progress=ProgressBar(quiet=options.quiet))
+    show(options, found.to_json(), found.text)
