@@ -80,8 +80,10 @@ def open_demo(*, rebuild: bool = False, progress: Progress = no_progress) -> Dem
     """
     from medretrieval.embedders import load_embedder
     from medretrieval.index import build, open_store
+    from medretrieval.index.sources import SOURCES
     from medretrieval.phantoms import KINDS
 
+    phantoms = SOURCES["phantoms"]
     folder = cache_dir() / f"demo-{__version__}"
     index = folder / "index"
     if rebuild or not _usable(index):
@@ -93,8 +95,8 @@ def open_demo(*, rebuild: bool = False, progress: Progress = no_progress) -> Dem
             slices=SlicePolicy(),
             index_kind="flat",
             name="medretrieval-demo",
-            license="apache-2.0",
-            source="synthetic phantoms, computed from formulas; no patient data",
+            license=phantoms.license,
+            source=phantoms.title,
             command="medretrieval demo",
             force=True,
             progress=progress,

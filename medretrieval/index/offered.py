@@ -76,6 +76,11 @@ class Offered:
         return ", ".join(filter(None, (self.origin.title, self.part)))
 
     @property
+    def _push_options(self) -> list[str]:
+        """Where it is not known whether pictures may go along, they do not."""
+        return ["--no-images"] if self.pictures.allowed == "unknown" else []
+
+    @property
     def pictures(self) -> Verdict:
         """Whether pictures and masks can be in the published index."""
         return may_publish_pictures(self.origin_text, self.origin.license)
@@ -97,7 +102,7 @@ class Offered:
         return (
             shlex.join(["medretrieval", "table", self.origin.layout, self.data, table]),
             shlex.join(build),
-            shlex.join(["medretrieval", "push", index, self.repo]),
+            shlex.join(["medretrieval", "push", index, self.repo, *self._push_options]),
         )
 
 

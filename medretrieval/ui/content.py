@@ -315,7 +315,8 @@ def buildable() -> str:
 
 
 def _recipe(offered: Offered) -> str:
-    commands = "\n".join(map(wrapped, offered.commands))
+    *build, _ = offered.commands  # publishing is not for a visitor
+    commands = "\n".join(map(wrapped, build))
     return (
         f"<details><summary>{escape(offered.title)}</summary><p>{escape(offered.shows)}</p>"
         f"<p>{escape(offered.pictures.reason)}.</p><pre>{escape(commands)}</pre></details>"

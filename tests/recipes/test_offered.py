@@ -206,4 +206,5 @@ def test_the_page_shows_the_recipes_of_the_others() -> None:
         assert OFFERED[key].title in page.replace("&amp;", "&")
         assert f"medretrieval table {OFFERED[key].origin.layout}" in page
     assert DEMO_TITLE not in page
+    assert "medretrieval push" not in page
     assert "<script" not in page
