@@ -30,7 +30,7 @@ from medretrieval.query_arguments import (
 )
 from medretrieval.segment_arguments import loading_options
 from medretrieval.segment_command import segment
-from medretrieval.share_command import card, pull, push
+from medretrieval.share_command import add_embedder, card, drop_embedder, pull, push
 from medretrieval.table_command import make_table
 
 if TYPE_CHECKING:
@@ -164,6 +164,7 @@ def _append(options: argparse.Namespace) -> None:
         options.source,
         **embedder_options(options),
         **_cases(options),
+        without_embedders=options.without_embedders,
         replace=options.replace,
         note=options.note,
         force=options.force,
@@ -327,6 +328,8 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace], None]] = {
     "merge": _merge,
     "append": _append,
     "memories": _memories,
+    "add-embedder": add_embedder,
+    "drop-embedder": drop_embedder,
     "push": push,
     "pull": pull,
     "card": card,

@@ -1,4 +1,4 @@
-"""What the commands accept that make an index ready to be shared."""
+"""What the commands accept that make an index ready to be shared, or change what it shares."""
 
 from __future__ import annotations
 
@@ -84,3 +84,22 @@ def add_pull(sub: argparse.ArgumentParser) -> None:
         help="only the embeddings of this one, where there are several (repeatable)",
     )
     sub.add_argument("--force", action="store_true", help="replace an existing OUT")
+
+
+def add_add_embedder(sub: argparse.ArgumentParser) -> None:
+    """Which embeddings are added to which index."""
+    sub.add_argument("index", metavar="INDEX", help="the index folder; it is changed in place")
+    sub.add_argument(
+        "--embedder", required=True, metavar="NAME", help="`medretrieval embedders` lists them"
+    )
+    sub.add_argument("--float16", action="store_true", help="store them at half precision")
+    sub.add_argument("--note", default="", metavar="TEXT", help="for the list of changes")
+
+
+def add_drop_embedder(sub: argparse.ArgumentParser) -> None:
+    """Which embeddings are taken out of which index."""
+    sub.add_argument("index", metavar="INDEX", help="the index folder; it is changed in place")
+    sub.add_argument(
+        "--embedder", required=True, metavar="NAME", help="`medretrieval info INDEX` lists them"
+    )
+    sub.add_argument("--note", default="", metavar="TEXT", help="for the list of changes")
