@@ -39,8 +39,10 @@ from medretrieval.index import (
     open_store,
     open_stores,
 )
+from medretrieval.index.card import dataset_card
 from medretrieval.index.embedding_sets import files_of
 from medretrieval.index.manifest import Manifest, manifest_from_json, read_manifest
+from medretrieval.index.removing import remove_patient
 from medretrieval.retrieval import loading
 from medretrieval.retrieval.engine import Index
 from medretrieval.retrieval.fusion import search_fused
@@ -484,3 +486,45 @@ def test_all_embedders_are_loaded_to_append(
     known.clear()
     with pytest.raises(UnavailableError, match=r"^its weights are not here$"):
         pipeline.append_index(tmp_path / "old", tmp_path / "y", "source")
+
+
+# What others do with them
+
+
+def test_removal_keeps_the_embeddings_that_are_here(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cases = [named(n) for n in range(4)]
+    index = run(cases, tmp_path / "i", other(), third())
+    whole = run(cases[:2], tmp_path / "whole", other(), third())
+    (index / read_manifest(index).sets["third"].embeddings_file).unlink()
+    remove_patient(index, patient_id=cases[2].patient_id)
+    assert "third" in caplog.text
+    assert list(read_manifest(index).sets) == ["fake", "hf:other/one"]
+    for name in ("fake", "hf:other/one"):
+        with open_store(index, embedder=name) as store, open_store(whole, embedder=name) as rest:
+            np.testing.assert_array_equal(store.embeddings, rest.embeddings)
+
+
+def test_the_card_names_every_embedder_and_change(tmp_path: Path) -> None:
+    index = run([named(0)], tmp_path / "i", other(), third())
+    drop_embedder(index, "third", day=DAY)
+    card = (index / "README.md").read_text()
+    assert "hf:other/one" in card
+    assert "embeddings of third taken out" in card
+    assert card == dataset_card(read_manifest(index))
+
+
+def test_an_index_by_its_name_and_embedder(tmp_path: Path) -> None:
+    a = run([named(0), named(1)], tmp_path / "a", other())
+    b = run([named(2)], tmp_path / "b", FakeEmbedder(), embedder=other())
+    with open_stores(f"{a}#hf:other/one") as store:
+        assert store.manifest.embedder.name == "hf:other/one"
+    # The others follow the first where they do not say it themselves.
+    for source in (f"{a}#hf:other/one,{b}", f"{b},{a}", f"{b}#hf:other/one,{a}#hf:other/one"):
+        with open_stores(source) as group:
+            assert group.manifest.embedder.name == "hf:other/one"
+    with open_stores(f"{a},{b}") as group:
+        assert group.manifest.embedder.name == "fake"
+    with pytest.raises(EmbedderMismatchError):
+        open_stores(f"{a}#hf:other/one,{b}#fake")
