@@ -31,7 +31,15 @@ from medretrieval.segment_arguments import (
     add_volume,
 )
 from medretrieval.segmentation.registry import DEFAULT_SEGMENTER
-from medretrieval.share_arguments import add_card, add_diff, add_pull, add_push, add_remove
+from medretrieval.share_arguments import (
+    add_add_embedder,
+    add_card,
+    add_diff,
+    add_drop_embedder,
+    add_pull,
+    add_push,
+    add_remove,
+)
 from medretrieval.table_command import add_table
 
 # Named here too, because the table itself (`medretrieval.index.KINDS`, and auto) loads faiss.
@@ -147,6 +155,11 @@ def parser() -> argparse.ArgumentParser:
 
     _memories(command("memories", "compute what SAM 2 remembers of an index's annotated slices"))
 
+    _add_embedder(command("add-embedder", "add the embeddings of one more embedder to an index"))
+    add_drop_embedder(
+        command("drop-embedder", "take the embeddings of an embedder out of an index")
+    )
+
     add_push(command("push", "publish an index, or a new version of it, on the Hub"))
     add_pull(command("pull", "fetch an index from the Hub into a folder"))
     add_card(command("card", "print or write the dataset card of an index, with evaluations"))
@@ -173,11 +186,31 @@ def _append(append: argparse.ArgumentParser) -> None:
         action="store_true",
         help="a case of a volume that the index has takes its place",
     )
+    append.add_argument(
+        "--without-embedder",
+        dest="without_embedders",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="the new version lacks the embeddings by this embedder of the index (repeatable)",
+    )
     append.add_argument("--note", default="", metavar="TEXT", help="for the list of changes")
     append.add_argument("--skip-bad", action="store_true", help="leave out unreadable cases")
     append.add_argument("--force", action="store_true", help="replace an existing OUT")
     add_embedder(append, precision=None)
     add_one_slice(append)
+
+
+def _add_embedder(sub: argparse.ArgumentParser) -> None:
+    add_add_embedder(sub)
+    sub.add_argument(
+        "--index",
+        dest="index_kind",
+        choices=INDEX_KINDS,
+        help="the kind of search (default: that of the first embedder)",
+    )
+    _index_options(sub)
+    add_embedder(sub, precision="float32")
 
 
 def _memories(memories: argparse.ArgumentParser) -> None:

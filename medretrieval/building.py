@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -179,6 +179,7 @@ def append_index(
     labels_from_folders: bool = False,
     channel: int = 0,
     label_names: Mapping[int, str] | None = None,
+    without_embedders: Collection[str] = (),
     replace: bool = False,
     note: str = "",
     force: bool = False,
@@ -194,18 +195,20 @@ def append_index(
         source, masks, table, where, modality, region, labels_from_folders, channel, label_names,
             skip_bad, allow_one_slice: as for `build_index`, but that label values without a name
             are named as in the index. A table needs every extra column that the index has.
-        weights, device, precision, runtime: of the index's own embedder, see `open_index`.
-        replace, note, force: as for `medretrieval.index.append`.
+        weights: of the index's first embedder, if they are neither bundled nor cached.
+        device, precision, runtime: of all its embedders, see `open_index`.
+        without_embedders, replace, note, force: as for `medretrieval.index.append`.
 
     Returns:
         The path of the finished index folder.
 
     Raises:
-        UsageError, InputError, UnavailableError: as `build_index` and `medretrieval.index.append`.
+        UsageError, InputError, UnavailableError: as `build_index` and `medretrieval.index.append`;
+            an embedder of the index cannot be loaded here.
     """
     from medretrieval.index import append
     from medretrieval.index.manifest import read_manifest
-    from medretrieval.retrieval.loading import load_again
+    from medretrieval.retrieval.loading import load_every
 
     manifest = read_manifest(Path(index))
     cases, _ = _cases(
@@ -225,17 +228,73 @@ def append_index(
         index,
         out,
         cases,
-        embedder=load_again(
-            manifest.embedder,
+        embedder=load_every(
+            [own.embedder for name, own in manifest.sets.items() if name not in without_embedders],
             device=device,
             weights=weights,
             precision=precision,
             runtime=runtime,
         ),
+        without_embedders=without_embedders,
         replace=replace,
         note=note,
         force=force,
         skip_bad=skip_bad,
+        progress=progress,
+    )
+
+
+def add_embedder(
+    index: str | Path,
+    *,
+    embedder: str | Embedder | VolumeEmbedder,
+    weights: str | Path | None = None,
+    device: str = "cpu",
+    precision: Precision = "float32",
+    runtime: Runtime = "torch",
+    float16: bool = False,
+    index_kind: str | None = None,
+    index_parameters: Mapping[str, int] | None = None,
+    note: str = "",
+    progress: Progress = no_progress,
+) -> Path:
+    """Add the embeddings of one more embedder to an index, in place.
+
+    Args:
+        index: an index folder, which is changed.
+        embedder, weights, device, precision, runtime: as for `build_index`.
+        float16, index_kind, index_parameters, note: as for `medretrieval.index.add_embedder`.
+
+    Returns:
+        `index`.
+
+    Raises:
+        UsageError, IndexFormatError, MedRetrievalError: as `medretrieval.index.add_embedder`.
+        UnavailableError: the embedder's weights are not on this machine and cannot be fetched.
+    """
+    from medretrieval.embedders import load_embedder
+    from medretrieval.index import adding
+    from medretrieval.index.manifest import read_manifest
+
+    sets = read_manifest(Path(index)).sets  # before weights are fetched
+    if isinstance(embedder, str):
+        # Embeddings that are listed and missing are made again by the same weights.
+        listed = sets.get(embedder)
+        embedder = load_embedder(
+            embedder,
+            weights=weights,
+            revision=None if listed is None else listed.embedder.revision,
+            device=device,
+            precision=precision,
+            runtime=runtime,
+        )
+    return adding.add_embedder(
+        index,
+        embedder=embedder,
+        float16=float16,
+        index_kind=index_kind,
+        index_parameters=index_parameters,
+        note=note,
         progress=progress,
     )
 

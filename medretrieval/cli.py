@@ -30,7 +30,15 @@ from medretrieval.query_arguments import (
 )
 from medretrieval.segment_arguments import loading_options
 from medretrieval.segment_command import segment
-from medretrieval.share_command import card, diff, pull, push, remove
+from medretrieval.share_command import (
+    add_embedder,
+    card,
+    diff,
+    drop_embedder,
+    pull,
+    push,
+    remove,
+)
 from medretrieval.table_command import make_table
 
 if TYPE_CHECKING:
@@ -164,6 +172,7 @@ def _append(options: argparse.Namespace) -> None:
         options.source,
         **embedder_options(options),
         **_cases(options),
+        without_embedders=options.without_embedders,
         replace=options.replace,
         note=options.note,
         force=options.force,
@@ -334,6 +343,8 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace], None]] = {
     "remove": remove,
     "diff": diff,
     "memories": _memories,
+    "add-embedder": add_embedder,
+    "drop-embedder": drop_embedder,
     "push": push,
     "pull": pull,
     "card": card,

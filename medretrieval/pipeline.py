@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from medretrieval.building import add_embedder as add_embedder
 from medretrieval.building import append_index as append_index
 from medretrieval.building import build_index as build_index
 from medretrieval.errors import UsageError

@@ -119,3 +119,22 @@ def add_diff(sub: argparse.ArgumentParser) -> None:
     """The arguments of `diff`."""
     sub.add_argument("old", metavar="OLD", help="an index folder")
     sub.add_argument("new", metavar="NEW", help="the index folder that it is compared with")
+
+
+def add_add_embedder(sub: argparse.ArgumentParser) -> None:
+    """Which embeddings are added to which index."""
+    sub.add_argument("index", metavar="INDEX", help="the index folder; it is changed in place")
+    sub.add_argument(
+        "--embedder", required=True, metavar="NAME", help="`medretrieval embedders` lists them"
+    )
+    sub.add_argument("--float16", action="store_true", help="store them at half precision")
+    sub.add_argument("--note", default="", metavar="TEXT", help="for the list of changes")
+
+
+def add_drop_embedder(sub: argparse.ArgumentParser) -> None:
+    """Which embeddings are taken out of which index."""
+    sub.add_argument("index", metavar="INDEX", help="the index folder; it is changed in place")
+    sub.add_argument(
+        "--embedder", required=True, metavar="NAME", help="`medretrieval info INDEX` lists them"
+    )
+    sub.add_argument("--note", default="", metavar="TEXT", help="for the list of changes")

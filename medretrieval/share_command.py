@@ -8,6 +8,8 @@ from pathlib import Path
 
 from medretrieval.console import ProgressBar, show
 from medretrieval.errors import UsageError
+from medretrieval.option_values import index_parameters
+from medretrieval.query_arguments import embedder_options
 
 
 def card(options: argparse.Namespace) -> None:
@@ -96,3 +98,36 @@ def diff(options: argparse.Namespace) -> None:
 
     found = compare(options.old, options.new, progress=ProgressBar(quiet=options.quiet))
     show(options, found.to_json(), found.text)
+
+
+def add_embedder(options: argparse.Namespace) -> None:
+    """Add the embeddings of one more embedder to an index."""
+    from medretrieval import pipeline
+
+    out = pipeline.add_embedder(
+        options.index,
+        embedder=options.embedder,
+        **embedder_options(options),
+        float16=options.float16,
+        index_kind=options.index_kind,
+        index_parameters=index_parameters(options.index_options),
+        note=options.note,
+        progress=ProgressBar(quiet=options.quiet),
+    )
+    _say(options, str(out))
+
+
+def drop_embedder(options: argparse.Namespace) -> None:
+    """Take the embeddings of an embedder out of an index."""
+    from medretrieval.index import drop_embedder
+
+    _say(options, str(drop_embedder(options.index, options.embedder, note=options.note)))
+
+
+def _say(options: argparse.Namespace, index: str) -> None:
+    """Print the index and the embedders that it has now."""
+    from medretrieval.index.manifest import read_manifest
+
+    names = list(read_manifest(Path(index)).sets)
+    data = {"index": index, "embedders": names}
+    show(options, data, lambda: f"{index}\nembedders: {', '.join(names)}")

@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from medretrieval.index.adding import add_embedder, drop_embedder
     from medretrieval.index.appending import append, append_slices
     from medretrieval.index.builder import build
     from medretrieval.index.cases import Case
@@ -31,12 +32,14 @@ _MODULES = {
     "KINDS": "kinds",
     "Manifest": "manifest",
     "RayEngine": "ray_engine",
+    "add_embedder": "adding",
     "append": "appending",
     "append_slices": "appending",
     "build": "builder",
     "cases_from_folder": "folder",
     "cases_from_table": "tabular",
     "diff": "comparing",
+    "drop_embedder": "adding",
     "merge": "merging",
     "open_group": "group",
     "open_store": "store",
@@ -53,12 +56,14 @@ __all__ = [
     "IndexStore",
     "Manifest",
     "RayEngine",
+    "add_embedder",
     "append",
     "append_slices",
     "build",
     "cases_from_folder",
     "cases_from_table",
     "diff",
+    "drop_embedder",
     "merge",
     "open_group",
     "open_store",

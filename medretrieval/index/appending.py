@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import shutil
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
-from medretrieval.errors import EmbedderMismatchError, UsageError
+from medretrieval import __version__
+from medretrieval.errors import EmbedderMismatchError, UsageError, unknown_name
 from medretrieval.imaging.digest import digest
+from medretrieval.index.adding import add_embedder
 from medretrieval.index.builder import build
 from medretrieval.index.cases import Case, check_cases
 from medretrieval.index.changes import MAX_CHANGES, Change, check_note, day_of
-from medretrieval.index.manifest import Manifest
+from medretrieval.index.embedding_sets import EmbeddingSet, embedders_here
+from medretrieval.index.manifest import Manifest, read_manifest
 from medretrieval.index.merging import Source, check_sources, describe, write_merged
 from medretrieval.index.publish import Description, check_output
 from medretrieval.index.store import open_store
@@ -28,7 +33,10 @@ from medretrieval.types import (
     no_progress,
 )
 
+AnyEmbedder = Embedder | VolumeEmbedder
+
 _SHOWN = 5
+_WHOLE = ".cases"  # in the index of the further cases: which they are; hidden, so no part of it
 
 
 def append(
@@ -36,7 +44,8 @@ def append(
     out: str | Path,
     cases: Iterable[Case],
     *,
-    embedder: Embedder | VolumeEmbedder,
+    embedder: AnyEmbedder | Sequence[AnyEmbedder],
+    without_embedders: Collection[str] = (),
     replace: bool = False,
     note: str = "",
     day: str | None = None,
@@ -56,7 +65,8 @@ def append(
         index: an index folder.
         out: the folder of the new version; not `index` itself.
         cases: what is added. Extra columns of the index that a case lacks stay empty.
-        embedder: the one that made the index.
+        embedder: the one that made the index; of an index with embeddings by several, all of them.
+        without_embedders: names of embedders of the index whose embeddings the new version lacks.
         replace: a case of a volume that the index has takes its place; otherwise it is refused.
         note: what the list of changes says of this one.
         day: of the change, as 2026-11-27; default today (UTC).
@@ -68,7 +78,7 @@ def append(
         `out`.
 
     Raises:
-        EmbedderMismatchError: the embedder is not that of the index.
+        EmbedderMismatchError: the embedder is not that of the index, or one of several is missing.
         UsageError: `out` exists or is `index`; a volume is in the index already; a case has an
             extra column that the index lacks; the note is too long.
         InputError: as `build`.
@@ -82,6 +92,7 @@ def append(
         cases,
         out.with_name(f".{out.name}.added"),
         embedder=embedder,
+        without_embedders=without_embedders,
         replace=replace,
         note=note,
         day=day,
@@ -102,7 +113,8 @@ def _append(
     cases: Iterable[Case],
     added: Path,
     *,
-    embedder: Embedder | VolumeEmbedder,
+    embedder: AnyEmbedder | Sequence[AnyEmbedder],
+    without_embedders: Collection[str],
     replace: bool,
     note: str,
     day: str | None,
@@ -119,11 +131,7 @@ def _append(
         check_output(out, force=force)
     with open_store(index, verify="sizes") as store:
         manifest, present = store.manifest, set(store.volume_ids)
-    if embedder.identity.space != manifest.embedder.space:
-        raise EmbedderMismatchError(
-            f"{index} was made with {manifest.embedder.name}, whose embeddings cannot be compared "
-            f"with those of {embedder.identity.name}; give the embedder of the index"
-        )
+    embedders = _embedders(index, manifest, _as_list(embedder), without_embedders)
     cases = [_with_columns(case, manifest) for case in check_cases(cases)]
     again = [case.volume_id for case in cases if case.volume_id in present]
     if again and not replace:
@@ -133,20 +141,7 @@ def _append(
             "them other names, or let them take the place of the old ones with --replace "
             "(replace=True)"
         )
-    build(
-        cases,
-        added,
-        embedder=embedder,
-        slices=manifest.slices,
-        name=manifest.name,
-        license=manifest.license,
-        source=manifest.source,
-        split=manifest.split,
-        float16=manifest.dtype == "float16",
-        force=True,
-        skip_bad=skip_bad,
-        progress=progress,
-    )
+    _build_added(cases, added, manifest, embedders, skip_bad=skip_bad, progress=progress)
     try:
         with open_store(added, verify="sizes") as store:
             again = sorted(present & set(store.volume_ids))  # a bad case takes nobody's place
@@ -157,6 +152,99 @@ def _append(
         # A whole index is of no use to the same call again; unfinished ones are, see `build`.
         shutil.rmtree(added, ignore_errors=True)
     return out
+
+
+def _as_list(embedder: AnyEmbedder | Sequence[AnyEmbedder]) -> list[AnyEmbedder]:
+    return list(embedder) if isinstance(embedder, Sequence) else [embedder]
+
+
+def _embedders(
+    index: Path, manifest: Manifest, given: Sequence[AnyEmbedder], without: Collection[str]
+) -> list[tuple[AnyEmbedder, EmbeddingSet]]:
+    """The embedders of the new version, each with the embeddings that it made in the old one."""
+    sets = manifest.sets
+    for name in without:
+        if name not in sets:
+            raise unknown_name("embedder of this index", name, sets, "medretrieval info INDEX")
+    kept = [entry for name, entry in sets.items() if name not in without]
+    if not kept:
+        raise UsageError(f"{index} has no other embedders; leave out at most all but one of them")
+    found: dict[str, tuple[AnyEmbedder, EmbeddingSet]] = {}
+    for entry in kept:
+        space = entry.embedder.space
+        own = next((one for one in given if one.identity.space == space), None)
+        if own is None:
+            raise _missing(index, entry.embedder.name, given, several=len(kept) > 1)
+        found.setdefault(space, (own, entry))
+    return list(found.values())
+
+
+def _missing(
+    index: Path, name: str, given: Sequence[AnyEmbedder], *, several: bool
+) -> EmbedderMismatchError:
+    names = ", ".join(one.identity.name for one in given)
+    if not several:
+        return EmbedderMismatchError(
+            f"{index} was made with {name}, whose embeddings cannot be compared with those of "
+            f"{names}; give the embedder of the index"
+        )
+    return EmbedderMismatchError(
+        f"{index} has embeddings by {name} too, which cannot be compared with those of {names}; "
+        "give that embedder as well, or leave its embeddings out of the new version with "
+        f"--without-embedder {name} (without_embedders=[{name!r}])"
+    )
+
+
+def _build_added(
+    cases: Sequence[Case],
+    added: Path,
+    manifest: Manifest,
+    embedders: Sequence[tuple[AnyEmbedder, EmbeddingSet]],
+    *,
+    skip_bad: bool,
+    progress: Progress,
+) -> None:
+    """Build the index of the further cases, or go on with one that lacks some embeddings."""
+    (embedder, first), *others = embedders
+    mark = _fingerprint(cases, manifest, embedder, skip_bad=skip_bad)
+    path = added / _WHOLE
+    if not (others and path.is_file() and path.read_text(encoding="utf-8") == mark):
+        build(
+            cases,
+            added,
+            embedder=embedder,
+            slices=manifest.slices,
+            name=manifest.name,
+            license=manifest.license,
+            source=manifest.source,
+            split=manifest.split,
+            float16=first.dtype == "float16",
+            force=True,
+            skip_bad=skip_bad,
+            progress=progress,
+        )
+    if not others:
+        return
+    with writing(path):
+        path.write_text(mark, encoding="utf-8")
+    here = embedders_here(added, read_manifest(added).sets)
+    for one, entry in others:
+        if one.identity.name not in here:
+            half = entry.dtype == "float16"
+            add_embedder(added, embedder=one, float16=half, index_kind="flat", progress=progress)
+
+
+def _fingerprint(
+    cases: Sequence[Case], manifest: Manifest, embedder: AnyEmbedder, *, skip_bad: bool
+) -> str:
+    """A hash of all that the rows of the further cases depend on."""
+    rows = [
+        [case.key, case.patient_id, case.region, case.labels, sorted(case.attributes.items())]
+        for case in cases
+    ]
+    what = [__version__, embedder.identity.name, embedder.identity.space, skip_bad, rows]
+    text = manifest.dumps() + json.dumps(what, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _description(sources: Sequence[Source], *, note: str, day: str, replaced: int) -> Description:
@@ -187,7 +275,8 @@ def append_slices(
     volume_id: str,
     patient_id: str | None = None,
     region: str | None = None,
-    embedder: Embedder | VolumeEmbedder,
+    embedder: AnyEmbedder | Sequence[AnyEmbedder],
+    without_embedders: Collection[str] = (),
     replace: bool = False,
     note: str = "",
     day: str | None = None,
@@ -199,7 +288,7 @@ def append_slices(
     Whatever happens, nothing of the volume stays anywhere but in the new version.
 
     Args:
-        index, out, embedder, note, day, force: as for `append`.
+        index, out, embedder, without_embedders, note, day, force: as for `append`.
         volume: the image that was annotated.
         labels: on its grid, with names.
         indices: the annotated slices, by voxel index along the sliced axis; of the others nothing
@@ -215,11 +304,12 @@ def append_slices(
     """
     if not len(indices):
         raise UsageError("no slice is chosen; give at least one annotated slice")
-    if embedder.identity.unit == "volume":
-        raise UsageError(
-            f"the embedder {embedder.identity.name} of this index takes whole volumes, so single "
-            "slices cannot be added; use an index of slices"
-        )
+    for one in _as_list(embedder):
+        if one.identity.unit == "volume":
+            raise UsageError(
+                f"the embedder {one.identity.name} of this index takes whole volumes, so single "
+                "slices cannot be added; use an index of slices"
+            )
     case = Case(
         volume_id=volume_id,
         patient_id=patient_id or volume_id,
@@ -240,6 +330,7 @@ def append_slices(
             [case],
             Path(folder) / "added",
             embedder=embedder,
+            without_embedders=without_embedders,
             replace=replace,
             note=note,
             day=day,

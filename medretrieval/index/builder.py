@@ -11,7 +11,7 @@ from medretrieval.errors import InputError, UsageError
 from medretrieval.imaging import check_crop
 from medretrieval.index.cases import Case, attribute_names, check_cases
 from medretrieval.index.commands import shareable
-from medretrieval.index.embedding import Engine, Job, embed_cases
+from medretrieval.index.embedding import Engine, Job, check_unit, embed_cases
 from medretrieval.index.kinds import check_parameters
 from medretrieval.index.manifest import canonical
 from medretrieval.index.publish import (
@@ -107,7 +107,7 @@ def build(
     cases = check_cases(cases)
     identity = canonical(embedder.identity)
     check_parameters(index_kind, index_parameters, dim=identity.dim)
-    _check_unit(embedder)
+    check_unit(embedder)
     _check_crop(slices, embedder)
     # Of all cases, so that every part gives a structure the same value.
     known = Vocabulary(case.label_names for case in cases)
@@ -195,17 +195,6 @@ def block_of(cases: Sequence[Case], part: tuple[int, int]) -> list[Case]:
             "parts as there are cases"
         )
     return list(cases[(number - 1) * len(cases) // parts : number * len(cases) // parts])
-
-
-def _check_unit(embedder: Embedder | VolumeEmbedder) -> None:
-    unit = embedder.identity.unit
-    method = {"slice": "embed_batch", "volume": "embed_volume"}[unit]
-    if not callable(getattr(embedder, method, None)):
-        raise UsageError(
-            f"the identity of embedder {embedder.identity.name} says that it embeds a {unit} at a "
-            f'time, but it has no {method}; one of whole volumes says "unit": "volume" in its '
-            "preprocessing"
-        )
 
 
 def _check_crop(slices: SlicePolicy, embedder: Embedder | VolumeEmbedder) -> None:

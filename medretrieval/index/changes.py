@@ -27,6 +27,7 @@ class Change:
         replaced: how many volumes of the version before were left out for them.
         removed: how many volumes of the version before were taken out for good.
         embedder: name of the one whose embeddings were added, None if none were.
+        dropped: name of the one whose embeddings were taken out, None if none were.
         note: what the author says of it, may be empty.
     """
 
@@ -37,6 +38,7 @@ class Change:
     replaced: int = 0
     removed: int = 0
     embedder: str | None = None
+    dropped: str | None = None
     note: str = ""
 
     def to_json(self) -> dict[str, Any]:
@@ -49,6 +51,7 @@ class Change:
             "replaced": self.replaced,
             **({"removed": self.removed} if self.removed else {}),
             **({} if self.embedder is None else {"embedder": self.embedder}),
+            **({} if self.dropped is None else {"dropped": self.dropped}),
             "note": self.note,
         }
 
@@ -74,6 +77,8 @@ class Change:
             parts.append(f"{_counted(self.removed, 'volume')} removed")
         if self.embedder is not None:
             parts.append(f"embeddings of {self.embedder} added")
+        if self.dropped is not None:
+            parts.append(f"embeddings of {self.dropped} taken out")
         return [*parts, *([self.note] if self.note else [])]
 
     @classmethod
@@ -92,6 +97,7 @@ class Change:
             replaced=fields.get("replaced", int),
             removed=fields.get("removed", int) if "removed" in fields.data else 0,
             embedder=fields.get("embedder", str) if "embedder" in fields.data else None,
+            dropped=fields.get("dropped", str) if "dropped" in fields.data else None,
             note=fields.get("note", str),
         )
         try:
@@ -103,9 +109,10 @@ class Change:
             raise fields.wrong("volumes", "or another count is negative")
         if len(change.note) > MAX_NOTE:
             raise fields.wrong("note", f"is longer than {MAX_NOTE} characters")
-        if change.embedder is not None and not 1 <= len(change.embedder) <= MAX_EMBEDDER:
-            raise fields.wrong("embedder", f"is not a name of 1 to {MAX_EMBEDDER} characters")
-        if not any(counts) and change.embedder is None:
+        for what, name in (("embedder", change.embedder), ("dropped", change.dropped)):
+            if name is not None and not 1 <= len(name) <= MAX_EMBEDDER:
+                raise fields.wrong(what, f"is not a name of 1 to {MAX_EMBEDDER} characters")
+        if not any(counts) and change.embedder is None and change.dropped is None:
             raise fields.wrong("volumes", "is 0, and nothing else was changed either")
         return change
 

@@ -2,16 +2,68 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import logging
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from medretrieval.errors import EmbedderMismatchError, UsageError
+from medretrieval.index.embedding_sets import EmbeddingSet
 from medretrieval.index.manifest import Manifest
 from medretrieval.index.table import MAX_TEXT
+from medretrieval.types import EmbedderIdentity
+
+logger = logging.getLogger(__name__)
 
 _SHOWN = 5
+
+
+def common_embedders(paths: Sequence[Path], manifests: Sequence[Manifest]) -> list[tuple[str, ...]]:
+    """Find the embedders that all indexes have; the others are logged.
+
+    Two are the same if their embeddings can be compared, whatever they are called.
+
+    Returns:
+        For each index the names that it gives them, in the order of the first index.
+
+    Raises:
+        EmbedderMismatchError: they have none in common.
+        UsageError: the embeddings of one of them are stored with different precision.
+    """
+    sets = [manifest.sets for manifest in manifests]
+    names_of = (
+        [same_embedder(entry.embedder, others) for others in sets] for entry in sets[0].values()
+    )
+    found = [[name for name in names if name is not None] for names in names_of]
+    found = [names for names in found if len(names) == len(sets)]
+    if not found:
+        first = manifests[0].embedder
+        lacks = next(n for n, others in enumerate(sets) if same_embedder(first, others) is None)
+        raise _mismatch(f"{paths[0]} and {paths[lacks]}", first, manifests[lacks].embedder)
+    common = list(zip(*found, strict=True))
+    for path, own, names in zip(paths, sets, common, strict=True):
+        if left_out := [name for name in own if name not in names]:
+            logger.warning(
+                "embeddings by %s are left out: %s has them, but not all of the indexes do",
+                ", ".join(left_out),
+                path,
+            )
+        for ours, theirs in zip(common[0][1:], names[1:], strict=True):
+            if sets[0][ours].dtype != own[theirs].dtype:
+                raise UsageError(
+                    f"{paths[0]} and {path} differ in the precision of the embeddings by {theirs} "
+                    f"({sets[0][ours].dtype}, {own[theirs].dtype}); take them out of one of the "
+                    f"indexes (medretrieval drop-embedder {path} --embedder {theirs}), and add "
+                    "them with the precision of the other or leave them out"
+                )
+    return common
+
+
+def same_embedder(wanted: EmbedderIdentity, sets: Mapping[str, EmbeddingSet]) -> str | None:
+    """The name under which an index has embeddings that can be compared with those of `wanted`."""
+    same = [name for name, entry in sets.items() if entry.embedder.space == wanted.space]
+    return wanted.name if wanted.name in same else next(iter(same), None)
 
 
 def check_compatible(
@@ -30,11 +82,7 @@ def check_compatible(
     for path, manifest in zip(paths[1:], manifests[1:], strict=True):
         both = f"{paths[0]} and {path}"
         if manifest.embedder.space != first.embedder.space:
-            differences = _differences(asdict(first.embedder), asdict(manifest.embedder))
-            raise EmbedderMismatchError(
-                f"{both} were made with different embedders, whose embeddings cannot be compared "
-                f"({differences}); build one of them again with the embedder of the other"
-            )
+            raise _mismatch(both, first.embedder, manifest.embedder)
         if manifest.slices != first.slices:
             raise UsageError(
                 f"the slices of {both} were made differently "
@@ -87,6 +135,14 @@ def join_texts(texts: Iterable[str]) -> str:
         shown -= 1
         text = "; ".join([*different[:shown], f"and {len(different) - shown} more"])
     return text
+
+
+def _mismatch(both: str, ours: EmbedderIdentity, theirs: EmbedderIdentity) -> EmbedderMismatchError:
+    return EmbedderMismatchError(
+        f"{both} were made with different embedders, whose embeddings cannot be compared "
+        f"({_differences(asdict(ours), asdict(theirs))}); build one of them again with the "
+        "embedder of the other, or add that embedder to it (medretrieval add-embedder)"
+    )
 
 
 def _listed(manifest: Manifest) -> str:

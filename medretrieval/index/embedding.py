@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medretrieval.errors import InputError, MedRetrievalError
+from medretrieval.errors import InputError, MedRetrievalError, UsageError
 from medretrieval.imaging import embedded_part
 from medretrieval.index.cases import Case
 from medretrieval.index.stream import Ready, SliceStream, StoredSlice, Unreadable
 from medretrieval.index.vocabulary import Vocabulary
 from medretrieval.index.workspace import DoneCase
-from medretrieval.types import Embedder, SlicePolicy, VolumeEmbedder
+from medretrieval.types import Embedder, EmbedderIdentity, SlicePolicy, VolumeEmbedder
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +61,58 @@ def batch_size(embedder: Embedder | VolumeEmbedder) -> int:
     if embedder.identity.unit == "volume":
         return 1
     return max(1, int(getattr(embedder, "batch_size", DEFAULT_BATCH)))
+
+
+def check_unit(embedder: Embedder | VolumeEmbedder) -> None:
+    """Refuse an embedder that cannot do what its identity says.
+
+    Raises:
+        UsageError: it lacks the method.
+    """
+    unit = embedder.identity.unit
+    method = {"slice": "embed_batch", "volume": "embed_volume"}[unit]
+    if not callable(getattr(embedder, method, None)):
+        raise UsageError(
+            f"the identity of embedder {embedder.identity.name} says that it embeds a {unit} at a "
+            f'time, but it has no {method}; one of whole volumes says "unit": "volume" in its '
+            "preprocessing"
+        )
+
+
+def embed_pictures(
+    embedder: Embedder, pictures: Sequence[NDArray[np.uint8]], crop: str
+) -> NDArray[Any]:
+    """Embed pictures as they are stored in an index.
+
+    Args:
+        pictures: n of them, (H, W) or (H, W, 3).
+        crop: what of them is embedded.
+
+    Returns:
+        What the embedder gives; `norms_of` checks it.
+    """
+    return np.asarray(embedder.embed_batch([embedded_part(p, crop) for p in pictures]))
+
+
+def norms_of(vectors: NDArray[Any], count: int, identity: EmbedderIdentity) -> NDArray[np.float64]:
+    """Return the (n,) norms of what an embedder gave.
+
+    Raises:
+        MedRetrievalError: that is not `count` vectors of its dimension.
+    """
+    expected = (count, identity.dim)
+    if vectors.shape != expected or vectors.dtype.kind != "f":
+        raise MedRetrievalError(
+            f"embedder {identity.name} gave an array of shape {vectors.shape} and type "
+            f"{vectors.dtype}, expected {expected} of floating point"
+        )
+    norms: NDArray[np.float64] = np.linalg.norm(vectors.astype(np.float64), axis=1)
+    return norms
+
+
+def is_unit(norm: float) -> bool:
+    """Whether a vector of this norm can be stored; a NaN cannot."""
+    return bool(abs(norm - 1) <= _NORM_TOLERANCE)
 
 
 class _Run:
@@ -124,18 +176,12 @@ class _Run:
                 raise  # a slice that was made here is always a picture
             self._reject(batch[0].case, str(error))
             return
-        expected = (len(batch), self._embedder.identity.dim)
-        if vectors.shape != expected or vectors.dtype.kind != "f":
-            raise MedRetrievalError(
-                f"embedder {self._embedder.identity.name} gave an array of shape {vectors.shape} "
-                f"and type {vectors.dtype}, expected {expected} of floating point"
-            )
-        norms = np.linalg.norm(vectors.astype(np.float64), axis=1)
+        norms = norms_of(vectors, len(batch), self._embedder.identity)
         done: list[DoneCase] = []
         for item, vector, norm in zip(batch, vectors, norms, strict=True):
             if item.case in self._bad:
                 continue
-            if not abs(norm - 1) <= _NORM_TOLERANCE:
+            if not is_unit(norm):
                 what = "it" if self._whole else f"slice {item.stored.slice_index}"
                 self._reject(item.case, f"{what} has no embedding of length 1 ({norm:.3g})")
                 continue
@@ -153,8 +199,8 @@ class _Run:
 
     def _vectors(self, batch: Sequence[Ready]) -> NDArray[Any]:
         if not self._whole:
-            shown = [embedded_part(item.picture, self._job.policy.crop) for item in batch]
-            return np.asarray(self._embedder.embed_batch(shown))
+            pictures = [item.picture for item in batch]
+            return embed_pictures(self._embedder, pictures, self._job.policy.crop)
         return np.stack([self._embedder.embed_volume(item.volume) for item in batch])
 
     def _complete(self, item: Ready) -> DoneCase:

@@ -6,8 +6,10 @@ An index has one such set, or several over the same rows. Each has a file of its
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import itertools
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from medretrieval.index.fields import Fields
@@ -25,6 +27,7 @@ from medretrieval.types import EmbedderIdentity
 METRIC = "cosine"
 DTYPES = ("float32", "float16")
 MAX_SETS = 64
+_MAX_NAME = 150  # characters of a file's name; file systems allow 255
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,13 +67,57 @@ class EmbeddingSet:
         }
 
 
-def files_of(embedder: str) -> tuple[str, str]:
+@dataclass(frozen=True, kw_only=True)
+class SetRequest:
+    """The embeddings that an index is to have of one embedder.
+
+    Attributes:
+        dtype: how they are stored.
+        index_kind, index_parameters: as they were asked for: "auto" too, and only settings that
+            were given.
+    """
+
+    embedder: EmbedderIdentity
+    dtype: str
+    index_kind: str
+    index_parameters: Mapping[str, int]
+
+
+def request_of(entry: EmbeddingSet) -> SetRequest:
+    """What was asked for when these embeddings were made, to be asked for again."""
+    asked = entry.index_request or IndexRequest(
+        kind=entry.index_kind, parameters=entry.index_parameters
+    )
+    return SetRequest(
+        embedder=entry.embedder,
+        dtype=entry.dtype,
+        index_kind=asked.kind,
+        index_parameters=asked.parameters,
+    )
+
+
+def files_of(embedder: str, taken: Collection[str] = ()) -> tuple[str, str]:
     """Names of the embeddings file and the FAISS file of a further embedder of an index.
+
+    Args:
+        taken: names of files that others have; two embedders may differ in a character that a
+            file name cannot have.
 
     >>> files_of("hf:org/repo")
     ('embeddings/hf-org-repo.safetensors', 'index-hf-org-repo.faiss')
+    >>> files_of("hf:org/repo", ["embeddings/HF-org-repo.safetensors"])
+    ('embeddings/hf-org-repo-2.safetensors', 'index-hf-org-repo-2.faiss')
     """
-    return f"{EMBEDDINGS}{slug(embedder)}.safetensors", f"index-{slug(embedder)}.faiss"
+    used = {name.lower() for name in taken}  # as file systems of Windows and macOS compare names
+    own = slug(embedder)[:_MAX_NAME]
+    names = itertools.chain([own], (f"{own}-{number}" for number in itertools.count(2)))
+    files = ((f"{EMBEDDINGS}{name}.safetensors", f"index-{name}.faiss") for name in names)
+    return next(pair for pair in files if used.isdisjoint(name.lower() for name in pair))
+
+
+def embedders_here(folder: Path, sets: Mapping[str, EmbeddingSet]) -> list[str]:
+    """The names of those whose embeddings are in the folder of an index."""
+    return [name for name, entry in sets.items() if (folder / entry.embeddings_file).is_file()]
 
 
 def read_set(fields: Fields) -> EmbeddingSet:

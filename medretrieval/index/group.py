@@ -21,11 +21,18 @@ from numpy.typing import NDArray
 
 from medretrieval.errors import UsageError
 from medretrieval.index.columns import Coded, LabelColumn, RowMap
-from medretrieval.index.compatible import check_compatible, check_distinct, join_texts
+from medretrieval.index.compatible import (
+    check_compatible,
+    check_distinct,
+    join_texts,
+    same_embedder,
+)
+from medretrieval.index.embedding_sets import EmbeddingSet
 from medretrieval.index.index_store import IndexStore
-from medretrieval.index.manifest import Counts, Manifest
+from medretrieval.index.manifest import Counts, Manifest, read_manifest
 from medretrieval.index.opening import open_named
-from medretrieval.index.reference import split_references
+from medretrieval.index.reference import parse_reference, split_references
+from medretrieval.index.stacked import StackedRows as StackedRows
 from medretrieval.index.verified import Verify
 from medretrieval.index.vocabulary import Translation, Vocabulary
 from medretrieval.types import Progress, Support, no_progress
@@ -34,6 +41,7 @@ from medretrieval.types import Progress, Support, no_progress
 def open_group(
     paths: Iterable[str | Path],
     *,
+    embedder: str | None = None,
     verify: Verify = "changed",
     trusted: bool = True,
     progress: Progress = no_progress,
@@ -42,21 +50,30 @@ def open_group(
 
     Args:
         paths: at least one index, each named as for `opening.open_named`.
+        embedder: by whose embeddings those are searched that do not name one; default the first
+            of the first index.
         verify, trusted, progress: see there.
 
     Raises:
         IndexFormatError: one of them is not an index, incomplete, changed, or inconsistent.
         EmbedderMismatchError: they were made with different embedders.
-        UsageError: their slices, dtypes or extra columns differ, a volume is in two of them, or
-            there are none.
+        UsageError: their slices, dtypes or extra columns differ, a volume is in two of them, one
+            has no such embedder, or there are none.
     """
     names = list(paths)
     if not names:
         raise UsageError("there is no index to open; give at least one folder")
+    chosen = dict.fromkeys(names, embedder) if embedder is not None else _embedders(names)
     with ExitStack() as opened:
         stores = [
             opened.enter_context(
-                open_named(name, verify=verify, trusted=trusted, progress=progress)
+                open_named(
+                    name,
+                    embedder=chosen.get(name),
+                    verify=verify,
+                    trusted=trusted,
+                    progress=progress,
+                )
             )
             for name in names
         ]
@@ -65,9 +82,27 @@ def open_group(
         return group
 
 
+def _embedders(names: Sequence[str | Path]) -> dict[str | Path, str | None]:
+    """By which embedder each index is opened: that of the first one, where it has it.
+
+    Those of the Hub are opened by their first.
+    """
+    places = {name: parse_reference(name) for name in names}
+    sets = {
+        name: read_manifest(place.folder).choose(place.embedder).sets
+        for name, place in places.items()
+        if place.folder is not None
+    }
+    if names[0] not in sets:
+        return {}
+    wanted = next(iter(sets[names[0]].values())).embedder
+    return {name: same_embedder(wanted, own) for name, own in sets.items()}
+
+
 def open_stores(
     source: str | Path | Sequence[str | Path],
     *,
+    embedder: str | None = None,
     verify: Verify = "changed",
     trusted: bool = True,
     progress: Progress = no_progress,
@@ -77,6 +112,7 @@ def open_stores(
     Args:
         source: an index named as for `opening.open_named`, several of them, or their names with
             commas between them where there is no folder of that whole name.
+        embedder: as for `open_group`.
         verify, trusted, progress: see there.
 
     Raises:
@@ -85,77 +121,10 @@ def open_stores(
     """
     names = split_references(source)
     if len(names) == 1 and isinstance(source, (str, Path)):
-        return open_named(names[0], verify=verify, trusted=trusted, progress=progress)
-    return open_group(names, verify=verify, trusted=trusted, progress=progress)
-
-
-class StackedRows:
-    """The rows of several arrays, one array after the other; nothing is copied before it is read.
-
-    `[row]`, `[first:last]` and `[rows]` with integers in any order, or a (n,) bool mask, give
-    arrays in memory; a range within one array is a view of it.
-
-    Args:
-        parts: at least one array of shape (any, dim), all of one dtype.
-    """
-
-    def __init__(self, parts: Sequence[NDArray[np.float32]]) -> None:
-        self._parts = list(parts)
-        self._starts = np.cumsum([0, *map(len, parts)])
-        self.dtype = parts[0].dtype
-        self.shape = (int(self._starts[-1]), parts[0].shape[1])
-        self.ndim = 2
-
-    @property
-    def nbytes(self) -> int:
-        """Size of all rows in bytes."""
-        return sum(part.nbytes for part in self._parts)
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, rows: Any, /) -> NDArray[np.float32]:
-        if isinstance(rows, slice):
-            first, last, step = rows.indices(len(self))
-            if step == 1:
-                return self._range(first, max(first, last))
-            rows = np.arange(first, last, step)
-        index = np.asarray(rows)
-        if index.dtype == np.bool_:
-            if index.shape != (len(self),):
-                raise IndexError(f"a mask of shape {index.shape} for {len(self)} rows")
-            index = np.flatnonzero(index)
-        if index.size == 0:
-            index = index.astype(np.int64)
-        if index.dtype.kind not in "iu":
-            raise IndexError(f"rows are chosen by whole numbers, not by {index.dtype}")
-        index = np.where(index < 0, index + len(self), index)
-        if index.size and (index.min() < 0 or index.max() >= len(self)):
-            raise IndexError(f"a row outside 0..{len(self) - 1}")
-        return self._take(index)
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        if copy is False:
-            raise ValueError("the rows of several arrays cannot be one array without a copy")
-        return np.concatenate(self._parts).astype(dtype or self.dtype, copy=False)
-
-    def _range(self, first: int, last: int) -> NDArray[np.float32]:
-        pieces = [
-            part[max(first - start, 0) : last - start]
-            for part, start in zip(self._parts, self._starts.tolist(), strict=False)
-            if first < start + len(part) and last > start
-        ]
-        if not pieces:
-            return self._parts[0][:0]
-        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
-
-    def _take(self, index: NDArray[np.int64]) -> NDArray[np.float32]:
-        result = np.empty((*index.shape, self.shape[1]), self.dtype)
-        owner = np.searchsorted(self._starts, index, side="right") - 1
-        for number in np.unique(owner).tolist():
-            here = owner == number
-            result[here] = self._parts[number][index[here] - self._starts[number]]
-        return result
+        return open_named(
+            names[0], embedder=embedder, verify=verify, trusted=trusted, progress=progress
+        )
+    return open_group(names, embedder=embedder, verify=verify, trusted=trusted, progress=progress)
 
 
 class IndexGroup:
@@ -306,6 +275,7 @@ class IndexGroup:
             "counts",
             "files",
             "bytes",
+            "embedders_here",
             "memories",
         )
         return {
@@ -375,7 +345,17 @@ def _together(
         index_reason=None,
         index_request=None,
         recall=None,
+        others=_others(manifests),
     )
+
+
+def _others(manifests: Sequence[Manifest]) -> dict[str, EmbeddingSet]:
+    """The further embedders by which all of the indexes could be opened, by the same name."""
+    return {
+        name: dataclasses.replace(entry, index_reason=None, index_request=None, recall=None)
+        for name, entry in manifests[0].others.items()
+        if all(same_embedder(entry.embedder, m.others) == name for m in manifests)
+    }
 
 
 def _added(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:

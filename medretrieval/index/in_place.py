@@ -14,8 +14,10 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from medretrieval.index.card import with_card
+from medretrieval.index.changes import MAX_CHANGES, Change, day_of
 from medretrieval.index.files import CARD, MANIFEST, FileEntry, sha256_file
 from medretrieval.index.manifest import Manifest
 from medretrieval.index.workspace import lock_folder, sync, writing
@@ -88,6 +90,18 @@ def publish(
 def file_entry(path: Path) -> FileEntry:
     """What a manifest says of a file."""
     return FileEntry(bytes=path.stat().st_size, sha256=sha256_file(path))
+
+
+def next_version(manifest: Manifest, *, day: str | None, **what: Any) -> Manifest:
+    """The manifest of the next version, with one more change.
+
+    Args:
+        day: as for `changes.day_of`.
+        **what: see `Change`.
+    """
+    change = Change(version=manifest.version + 1, date=day_of(day), **what)
+    changes = (*manifest.changes, change)[-MAX_CHANGES:]
+    return dataclasses.replace(manifest, version=change.version, changes=changes)
 
 
 def _replace(folder: Path, name: str, text: str) -> None:

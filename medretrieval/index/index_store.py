@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from medretrieval.errors import IndexFormatError, UsageError
 from medretrieval.index.columns import RowMap
+from medretrieval.index.embedding_sets import embedders_here
 from medretrieval.index.index_files import IndexFiles
 from medretrieval.index.manifest import Manifest, read_manifest
 from medretrieval.index.memory_files import memory_info, without_memories
@@ -257,6 +258,8 @@ class IndexStore:
             # An index that fails a check does not open.
             "checked": ["schema", "file list", *checked, "rows", "counts", "dimension"],
             "exact": self.manifest.index_kind in EXACT_KINDS,
+            # Those of others may be left out of a copy of the index.
+            "embedders_here": embedders_here(self.path, self.manifest.sets),
             **({"memories": memories} if memories else {}),
             "stored_faiss_index": self.manifest.faiss_file in files
             and (self.path / self.manifest.faiss_file).exists(),

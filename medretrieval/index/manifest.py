@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -252,9 +252,11 @@ def manifest_from_json(data: Mapping[str, Any], *, where: str = MANIFEST) -> Man
         raise top.wrong("schema_version", "is below 1")
     slices = top.sub("slices")
     first = read_set(top)
+    others = read_others(top, first)
+    embeddings = [entry.embeddings_file for entry in (first, *others.values())]
     return Manifest(
         **vars(first),
-        others=read_others(top, first),
+        others=others,
         name=top.get("name", str),
         slices=SlicePolicy(
             axis=slices.get("axis", str),
@@ -271,7 +273,7 @@ def manifest_from_json(data: Mapping[str, Any], *, where: str = MANIFEST) -> Man
         source=top.get("source", str),
         split=None if data.get("split") is None else top.get("split", str),
         medretrieval_version=top.get("medretrieval_version", str),
-        files=_files(top.sub("files"), first.embeddings_file),
+        files=_files(top.sub("files"), embeddings),
         version=top.positive("version") if "version" in data else 1,
         changes=read_changes(top),
         part=_part(top),
@@ -343,7 +345,7 @@ def _vocabulary(fields: Fields) -> dict[int, str]:
     return names
 
 
-def _files(fields: Fields, embeddings_file: str) -> dict[str, FileEntry]:
+def _files(fields: Fields, embeddings: Sequence[str]) -> dict[str, FileEntry]:
     files: dict[str, FileEntry] = {}
     for path in fields.data:
         if not check_file_name(path):
@@ -356,7 +358,7 @@ def _files(fields: Fields, embeddings_file: str) -> dict[str, FileEntry]:
         if entry.get("bytes", int) < 0 or not _SHA256.fullmatch(entry.get("sha256", str)):
             raise fields.wrong(path, "has no valid size and sha256")
         files[path] = FileEntry(bytes=entry.get("bytes", int), sha256=entry.get("sha256", str))
-    for needed in (CARD, embeddings_file):
+    for needed in (CARD, *embeddings):
         if needed not in files:
             raise fields.wrong(needed, "is missing")
     if not any(path.startswith(SLICES) for path in files):

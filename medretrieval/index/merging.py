@@ -21,8 +21,14 @@ from numpy.typing import NDArray
 
 from medretrieval.errors import IndexFormatError, UsageError
 from medretrieval.index.commands import joined, shareable
-from medretrieval.index.compatible import check_compatible, check_distinct, join_texts
-from medretrieval.index.manifest import EMBEDDINGS_FILE, Manifest
+from medretrieval.index.compatible import (
+    check_compatible,
+    check_distinct,
+    common_embedders,
+    join_texts,
+)
+from medretrieval.index.embedding_sets import EmbeddingSet, SetRequest, request_of
+from medretrieval.index.manifest import Manifest
 from medretrieval.index.memory_files import copy_memories
 from medretrieval.index.png import decode_png, encode_png
 from medretrieval.index.publish import (
@@ -33,7 +39,6 @@ from medretrieval.index.publish import (
     recover,
     write_index,
 )
-from medretrieval.index.search_entry import IndexRequest
 from medretrieval.index.store import open_store
 from medretrieval.index.table import SHARD_BYTES, TableRow
 from medretrieval.index.tensors import stored_embeddings
@@ -57,15 +62,16 @@ def merge(
 ) -> Path:
     """Write one index with the rows of several, in their order.
 
-    The merge of all parts of a build, in order, equals the build of all cases. One row group is in
-    memory at a time. Nothing appears at `out` before the index is complete; a merge that was killed
-    begins anew.
+    The merge of all parts of a build, in order, equals the build of all cases. Embeddings of every
+    embedder that all indexes have are kept, in the order of the first index; others are left out,
+    with a warning. One row group is in memory at a time. Nothing appears at `out` before the index
+    is complete; a merge that was killed begins anew.
 
     Args:
         paths: at least one index folder; every file is checked against its hash.
         out: the folder to write.
-        index_kind, index_parameters: see `build`; by default those of the first index. Parameters
-            that were left to the size of an index are chosen again.
+        index_kind, index_parameters: see `build`; by default those of the first index for each
+            embedder. Parameters that were left to the size of an index are chosen again.
         force: replace an index at `out`.
         shard_bytes: size after which another parquet file is begun.
         command: what the card says that the index was merged by, after the commands that built the
@@ -78,8 +84,8 @@ def merge(
     Raises:
         UsageError: `out` exists or is one of `paths`; the indexes have different slices, names,
             dtypes or extra columns; a volume is in two of them.
-        EmbedderMismatchError: they were made with different embedders.
-        IndexFormatError: one of them is damaged.
+        EmbedderMismatchError: they have no embedder in common.
+        IndexFormatError: one of them is damaged, or lacks the embeddings of a common embedder.
         MedRetrievalError: the disk is full or cannot be written.
     """
     sources = [Path(path) for path in paths]
@@ -148,11 +154,20 @@ class Source:
 
     Attributes:
         kept: (n,) bool, which of its rows.
+        embedders: the names of those whose embeddings go along, in the order of the new index;
+            None for all of them.
     """
 
     path: Path
     manifest: Manifest
     kept: NDArray[np.bool_]
+    embedders: tuple[str, ...] | None = None
+
+    @property
+    def sets(self) -> list[EmbeddingSet]:
+        """The embeddings that go along, in the order of the new index."""
+        sets = self.manifest.sets
+        return [sets[name] for name in (sets if self.embedders is None else self.embedders)]
 
     @property
     def rows(self) -> int:
@@ -178,8 +193,15 @@ def check_sources(paths: Sequence[Path], *, without: Collection[str] = ()) -> li
             sources.append(Source(path=path, manifest=store.manifest, kept=stays[store.volume]))
             volumes.append([name for name in store.volume_ids if name not in left_out])
     manifests = [source.manifest for source in sources]
-    check_compatible(paths, manifests, same_name=True)
+    common = common_embedders(paths, manifests)
+    alike = [m.choose(names[0]) for m, names in zip(manifests, common, strict=True)]
+    check_compatible(paths, alike, same_name=True)
     check_distinct(paths, volumes)
+    sources = [
+        dataclasses.replace(source, embedders=names)
+        for source, names in zip(sources, common, strict=True)
+    ]
+    _check_embeddings(sources)
     parts = [manifest.part for manifest in manifests if manifest.part is not None]
     if len(manifests) > 1 and parts:
         count = int(parts[0].partition("/")[2])
@@ -192,6 +214,19 @@ def check_sources(paths: Sequence[Path], *, without: Collection[str] = ()) -> li
     return sources
 
 
+def _check_embeddings(sources: Sequence[Source]) -> None:
+    """Refuse an index that lacks some of the embeddings: opening it misses only those it uses."""
+    for source in sources:
+        for entry in source.sets:
+            if not (source.path / entry.embeddings_file).is_file():
+                name = entry.embedder.name
+                raise IndexFormatError(
+                    f"{source.path / entry.embeddings_file} is missing: the embeddings by {name}; "
+                    f"fetch that file, make it again (medretrieval add-embedder {source.path} "
+                    f"--embedder {name}), or take that embedder out (medretrieval drop-embedder)"
+                )
+
+
 def describe(
     sources: Sequence[Source], kind: str | None, parameters: Mapping[str, int] | None
 ) -> Description:
@@ -200,25 +235,20 @@ def describe(
     Args:
         kind, parameters: as for `merge`.
     """
-    from medretrieval.index.kinds import check_parameters
-
     manifests = [source.manifest for source in sources]
     first = manifests[0]
-    asked = first.index_request or IndexRequest(
-        kind=first.index_kind, parameters=first.index_parameters
-    )
-    kind = asked.kind if kind is None else kind
-    if parameters is None and kind == asked.kind:
-        parameters = asked.parameters
-    check_parameters(kind, parameters, dim=first.dim)
+    own, *others = map(request_of, sources[0].sets)
+    own = _asked(own, kind, parameters)
     split = {manifest.split for manifest in manifests}
     return Description(
         name=first.name,
-        embedder=first.embedder,
+        **vars(own),
+        others=tuple(
+            # Settings that were given are of one kind.
+            _asked(old, kind, parameters if (kind or old.index_kind) == own.index_kind else None)
+            for old in others
+        ),
         slices=first.slices,
-        index_kind=kind,
-        index_parameters=parameters or {},
-        dtype=first.dtype,
         license=join_texts(manifest.license for manifest in manifests),
         source=join_texts(manifest.source for manifest in manifests),
         split=join_texts(sorted(filter(None, split))) if None not in split else None,
@@ -229,6 +259,18 @@ def describe(
         changes=first.changes if len(manifests) == 1 else (),
         command=first.command,
     )
+
+
+def _asked(old: SetRequest, kind: str | None, parameters: Mapping[str, int] | None) -> SetRequest:
+    """What is asked for of embeddings that were asked for as `old`; arguments as for `merge`."""
+    from medretrieval.index.kinds import check_parameters
+
+    if kind is None:
+        kind = old.index_kind
+    if parameters is None:
+        parameters = old.index_parameters if kind == old.index_kind else {}
+    check_parameters(kind, parameters, dim=old.embedder.dim)
+    return dataclasses.replace(old, index_kind=kind, index_parameters=parameters)
 
 
 def _blocks(
@@ -245,12 +287,15 @@ def _blocks(
         if manifest != source.manifest:
             raise IndexFormatError(f"{path} was changed while it was merged; merge again")
         translate = Translation.into(vocabulary, manifest.vocabulary)
-        vectors = stored_embeddings(
-            path / EMBEDDINGS_FILE,
-            rows=manifest.counts.slices,
-            dim=manifest.dim,
-            dtype=manifest.dtype,
-        )
+        arrays = [
+            stored_embeddings(
+                path / entry.embeddings_file,
+                rows=manifest.counts.slices,
+                dim=entry.embedder.dim,
+                dtype=entry.dtype,
+            )
+            for entry in source.sets
+        ]
         first = 0
         for rows in _row_groups(path, manifest):
             kept = source.kept[first : first + len(rows)]
@@ -261,7 +306,7 @@ def _blocks(
             ]
             yield Block(
                 rows=made,
-                embeddings=vectors[first : first + len(rows)][kept],
+                embeddings=[vectors[first : first + len(rows)][kept] for vectors in arrays],
                 values=_values(source, made, vocabulary, translate),
             )
             first += len(rows)

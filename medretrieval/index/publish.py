@@ -10,6 +10,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,20 +23,20 @@ from medretrieval.errors import UsageError
 from medretrieval.index.card import with_card
 from medretrieval.index.cases import Case
 from medretrieval.index.changes import Change
+from medretrieval.index.embedding_sets import EmbeddingSet, SetRequest, files_of
+from medretrieval.index.in_place import file_entry
 from medretrieval.index.manifest import (
     CARD,
     EMBEDDINGS_FILE,
     FAISS_FILE,
     MANIFEST,
     Counts,
-    FileEntry,
     Manifest,
-    sha256_file,
 )
-from medretrieval.index.searching import make_search
+from medretrieval.index.searching import make_set
 from medretrieval.index.store import pseudonym
 from medretrieval.index.table import ShardWriter, TableRow
-from medretrieval.index.tensors import EmbeddingWriter, read_embeddings
+from medretrieval.index.tensors import EmbeddingWriter
 from medretrieval.index.workspace import Workspace, sync
 from medretrieval.types import UNKNOWN, EmbedderIdentity, Progress, SlicePolicy, no_progress
 
@@ -47,8 +48,8 @@ class Description:
     """What a manifest says beside what is counted while writing.
 
     Attributes:
-        index_kind, index_parameters: as they were asked for: "auto" too, and only settings that
-            were given.
+        embedder, dtype, index_kind, index_parameters: of the first embeddings, see `SetRequest`.
+        others: the further embeddings of the same rows.
         command: what built it, as a manifest may keep it; see `commands.shareable`.
     """
 
@@ -67,6 +68,18 @@ class Description:
     version: int = 1
     changes: tuple[Change, ...] = ()
     command: str | None = None
+    others: tuple[SetRequest, ...] = ()
+
+    @property
+    def sets(self) -> tuple[SetRequest, ...]:
+        """All embeddings, in their order."""
+        own = SetRequest(
+            embedder=self.embedder,
+            dtype=self.dtype,
+            index_kind=self.index_kind,
+            index_parameters=self.index_parameters,
+        )
+        return (own, *self.others)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -75,12 +88,13 @@ class Block:
 
     Attributes:
         rows: with the numbers that they will have.
-        embeddings: (number of rows, dim), written as they are if of the index's dtype.
+        embeddings: of each embedder (number of rows, dim), written as they are if of the dtype that
+            the index has them in.
         values: mask values that occur in these rows; named by the vocabulary of the index.
     """
 
     rows: Sequence[TableRow]
-    embeddings: NDArray[Any]
+    embeddings: Sequence[NDArray[Any]]
     values: Iterable[int]
 
 
@@ -115,7 +129,7 @@ def blocks_of_cases(
             for piece in done.slices
         ]
         used = {value for piece in done.slices for value in piece.values}
-        yield Block(rows=rows, embeddings=done.embeddings, values=used)
+        yield Block(rows=rows, embeddings=[done.embeddings], values=used)
 
 
 def write_index(
@@ -139,50 +153,77 @@ def write_index(
         total: number of rows in all blocks.
         progress: called with what is done of the search structure.
     """
-    about = description
     (folder / "slices").mkdir()
     (folder / "embeddings").mkdir()
-    tally = _Tally()
-    embeddings = EmbeddingWriter(
-        folder / EMBEDDINGS_FILE, rows=total, dim=about.embedder.dim, dtype=about.dtype
-    )
-    with (
-        embeddings,
-        ShardWriter(
-            folder / "slices", attributes=about.attributes, shard_bytes=shard_bytes
-        ) as table,
-    ):
-        for block in blocks:
-            embeddings.write(block.embeddings)
-            tally.values.update(block.values)
-            for row in block.rows:
-                table.write(row)
-                tally.add(row)
-    vectors = read_embeddings(
-        folder / EMBEDDINGS_FILE, rows=total, dim=about.embedder.dim, dtype=about.dtype
-    )
-    search = make_search(
-        vectors,
-        tally.volume_codes(),
-        kind=about.index_kind,
-        given=about.index_parameters,
-        path=folder / FAISS_FILE,
-        progress=progress,
-    )
-    manifest = dataclasses.replace(tally.manifest(about, names=names), **search)
-    files = {
-        path.relative_to(folder).as_posix(): FileEntry(
-            bytes=path.stat().st_size, sha256=sha256_file(path)
+    files = _file_names(description)
+    tally = _write_rows(folder, blocks, description, files, total=total, shard_bytes=shard_bytes)
+    volume = tally.volume_codes()
+    first, *others = [
+        make_set(
+            asked,
+            own,
+            volume,
+            embeddings=folder / own[0],
+            faiss=folder / own[1],
+            progress=progress,
         )
+        for asked, own in zip(description.sets, files, strict=True)
+    ]
+    manifest = tally.manifest(description, first, others, names=names)
+    entries = {
+        path.relative_to(folder).as_posix(): file_entry(path)
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
-    manifest, card = with_card(dataclasses.replace(manifest, files=files))
+    manifest, card = with_card(dataclasses.replace(manifest, files=entries))
     (folder / CARD).write_bytes(card)
     (folder / MANIFEST).write_text(manifest.dumps(), encoding="utf-8")
     for path in sorted(folder.rglob("*"), reverse=True):
         sync(path)
     sync(folder)
+
+
+def _file_names(description: Description) -> list[tuple[str, str]]:
+    """Names of the embeddings file and the FAISS file of each embedder."""
+    files = [(EMBEDDINGS_FILE, FAISS_FILE)]
+    for asked in description.others:
+        files.append(files_of(asked.embedder.name, [name for pair in files for name in pair]))
+    return files
+
+
+def _write_rows(
+    folder: Path,
+    blocks: Iterable[Block],
+    description: Description,
+    files: Sequence[tuple[str, str]],
+    *,
+    total: int,
+    shard_bytes: int,
+) -> _Tally:
+    """Write the shards and the embeddings."""
+    tally = _Tally()
+    with ExitStack() as stack:
+        writers = [
+            stack.enter_context(
+                EmbeddingWriter(
+                    folder / name, rows=total, dim=asked.embedder.dim, dtype=asked.dtype
+                )
+            )
+            for asked, (name, _) in zip(description.sets, files, strict=True)
+        ]
+        table = stack.enter_context(
+            ShardWriter(
+                folder / "slices", attributes=description.attributes, shard_bytes=shard_bytes
+            )
+        )
+        for block in blocks:
+            for writer, vectors in zip(writers, block.embeddings, strict=True):
+                writer.write(vectors)
+            tally.values.update(block.values)
+            for row in block.rows:
+                table.write(row)
+                tally.add(row)
+    return tally
 
 
 class _Tally:
@@ -212,14 +253,19 @@ class _Tally:
         """(n,) number of each row's volume."""
         return np.array(self._codes, np.int32)
 
-    def manifest(self, about: Description, *, names: Mapping[int, str]) -> Manifest:
+    def manifest(
+        self,
+        about: Description,
+        first: EmbeddingSet,
+        others: Sequence[EmbeddingSet],
+        *,
+        names: Mapping[int, str],
+    ) -> Manifest:
         return Manifest(
+            **vars(first),
+            others={entry.embedder.name: entry for entry in others},
             name=about.name,
-            embedder=about.embedder,
             slices=about.slices,
-            index_kind=about.index_kind,
-            index_parameters=about.index_parameters,
-            dtype=about.dtype,
             counts=Counts(
                 volumes=len(self.volumes),
                 patients=len(self.patients),

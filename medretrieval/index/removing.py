@@ -17,6 +17,7 @@ from medretrieval.errors import MedRetrievalError, UsageError
 from medretrieval.folders import memories_dir
 from medretrieval.index import store as stores
 from medretrieval.index.changes import MAX_CHANGES, Change, check_note, day_of
+from medretrieval.index.embedding_sets import embedders_here
 from medretrieval.index.in_place import changing
 from medretrieval.index.leftovers import clear_leftovers, settle
 from medretrieval.index.manifest import Manifest, read_manifest
@@ -105,7 +106,8 @@ def remove_patient(
         with changing(folder):
             pass  # no other process writes into it
         _warn_of_links(folder, manifest)
-    source = Source(path=folder, manifest=manifest, kept=~gone.rows)
+    here = embedders_here(folder, manifest.sets)
+    source = Source(path=folder, manifest=manifest, kept=~gone.rows, embedders=tuple(here))
     change = Change(version=manifest.version + 1, date=day, removed=gone.volumes, note=note)
     description = _description(source, change, gone)
     # Before the index is replaced: afterwards a second call would find nobody to remove.

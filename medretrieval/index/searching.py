@@ -11,14 +11,60 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medretrieval.index.choice import choose
+from medretrieval.index.embedding_sets import EmbeddingSet, SetRequest
 from medretrieval.index.faiss_files import build_faiss, write_faiss
 from medretrieval.index.kinds import AUTO, KINDS, resolve_parameters
 from medretrieval.index.recall import measure_recall
 from medretrieval.index.search_entry import IndexRequest
 from medretrieval.index.searcher import Searcher
+from medretrieval.index.tensors import read_embeddings
 from medretrieval.types import Progress, no_progress
 
 logger = logging.getLogger(__name__)
+
+
+def make_set(
+    asked: SetRequest,
+    files: tuple[str, str],
+    volume: NDArray[np.int32],
+    *,
+    embeddings: Path,
+    faiss: Path,
+    progress: Progress = no_progress,
+) -> EmbeddingSet:
+    """Check written embeddings and build what they are searched with.
+
+    Args:
+        files: names of the embeddings file and the FAISS file in the index.
+        volume: as for `make_search`.
+        embeddings: where the file of embeddings is now.
+        faiss: where the FAISS index is to be written.
+
+    Returns:
+        What the manifest says of them.
+
+    Raises:
+        UsageError: as `make_search`.
+        IndexFormatError: the embeddings are not those that were asked for.
+    """
+    vectors = read_embeddings(
+        embeddings, rows=len(volume), dim=asked.embedder.dim, dtype=asked.dtype
+    )
+    search = make_search(
+        vectors,
+        volume,
+        kind=asked.index_kind,
+        given=asked.index_parameters,
+        path=faiss,
+        progress=progress,
+    )
+    return EmbeddingSet(
+        embedder=asked.embedder,
+        dtype=asked.dtype,
+        embeddings_file=files[0],
+        faiss_file=files[1],
+        **search,
+    )
 
 
 def make_search(

@@ -62,7 +62,13 @@ def open_store(
         remote.fetch({name: manifest.files[name] for name in needed})
         for name in needed:
             files.check(name)
-    check_files(folder, manifest, verified, verify, blobs=blobs)
+    try:
+        check_files(folder, manifest, verified, verify, blobs=blobs)
+    except IndexFormatError:
+        if read_manifest(folder, blobs=blobs).choose(embedder) == manifest:
+            raise
+        # It was changed in place between the two: the files are of another manifest.
+        return open_store(path, embedder=embedder, verify=verify, trusted=trusted, remote=remote)
     counts = manifest.counts
     embeddings = read_embeddings(
         folder / manifest.embeddings_file,

@@ -7,6 +7,7 @@ Format: 8 bytes little-endian length of the header, a JSON header, the raw numbe
 from __future__ import annotations
 
 import json
+import os
 import struct
 from pathlib import Path
 from types import TracebackType
@@ -29,20 +30,24 @@ _NORM_TOLERANCE = {"float32": 1e-3, "float16": 2e-3}
 class EmbeddingWriter:
     """Writes (rows, dim) numbers of `dtype` to a file, block after block.
 
+    Args:
+        done: how many rows the file has already, see `rows_in`; others are written after them.
+
     Raises:
         ValueError: on leaving, if another number of rows than announced was written.
     """
 
-    def __init__(self, path: Path, *, rows: int, dim: int, dtype: str) -> None:
+    def __init__(self, path: Path, *, rows: int, dim: int, dtype: str, done: int = 0) -> None:
         self._dtype = np.dtype(dtype).newbyteorder("<")
         self._dim = dim
-        self._left = rows
-        size = rows * dim * self._dtype.itemsize
-        entry = {"dtype": _CODES[dtype], "shape": [rows, dim], "data_offsets": [0, size]}
-        header = json.dumps({TENSOR: entry}, separators=(",", ":")).encode()
-        header += b" " * (-(8 + len(header)) % _ALIGN)
-        self._file = open(path, "wb")
-        self._file.write(struct.pack("<Q", len(header)) + header)
+        self._left = rows - done
+        start = _start(rows, dim, dtype)
+        self._file = open(path, "r+b" if done else "wb")
+        if done:
+            self._file.truncate(len(start) + done * dim * self._dtype.itemsize)
+            self._file.seek(0, os.SEEK_END)
+        else:
+            self._file.write(start)
 
     def __enter__(self) -> EmbeddingWriter:
         return self
@@ -63,6 +68,33 @@ class EmbeddingWriter:
             raise ValueError(f"a block of shape {block.shape} does not belong here")
         self._left -= len(block)
         self._file.write(np.ascontiguousarray(block, dtype=self._dtype).data)
+
+    def sync(self) -> None:
+        """Make what was written outlive a crash of the machine."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+
+def rows_in(path: Path, *, rows: int, dim: int, dtype: str) -> int:
+    """How many complete rows an unfinished file has; 0 if it is none of this shape and dtype."""
+    start = _start(rows, dim, dtype)
+    try:
+        with open(path, "rb") as file:
+            if file.read(len(start)) != start:
+                return 0
+            size = file.seek(0, os.SEEK_END) - len(start)
+    except FileNotFoundError:
+        return 0
+    return min(rows, size // (dim * np.dtype(dtype).itemsize))
+
+
+def _start(rows: int, dim: int, dtype: str) -> bytes:
+    """The bytes of a file before its numbers."""
+    size = rows * dim * np.dtype(dtype).itemsize
+    entry = {"dtype": _CODES[dtype], "shape": [rows, dim], "data_offsets": [0, size]}
+    header = json.dumps({TENSOR: entry}, separators=(",", ":")).encode()
+    header += b" " * (-(8 + len(header)) % _ALIGN)
+    return struct.pack("<Q", len(header)) + header
 
 
 def read_embeddings(

@@ -183,7 +183,7 @@ def check_files(
             missing = blobs is not None or _may_be_missing(name, manifest)
             if missing and not path.exists():
                 continue
-            raise IndexFormatError(f"{path} is missing; fetch or build the index again")
+            raise IndexFormatError(f"{path} is missing; {_how_to_get(name, folder, manifest)}")
         size = path.stat().st_size
         if size != entry.bytes:
             raise IndexFormatError(
@@ -201,6 +201,18 @@ def check_files(
 def _may_be_missing(name: str, manifest: Manifest) -> bool:
     other = name.startswith(EMBEDDINGS) and name != manifest.embeddings_file
     return other or is_derived(name)
+
+
+def _how_to_get(name: str, folder: Path, manifest: Manifest) -> str:
+    """What to do about a file that is missing."""
+    if name != manifest.embeddings_file or not manifest.others:
+        return "fetch or build the index again"
+    embedder = manifest.embedder.name
+    return (
+        f"it holds the embeddings by {embedder}. Fetch that file, make it again (medretrieval "
+        f"add-embedder {folder} --embedder {embedder}), or open the index by another of its "
+        f"embedders ({', '.join(manifest.others)})"
+    )
 
 
 def _check_unlisted(folder: Path, files: Mapping[str, FileEntry]) -> None:

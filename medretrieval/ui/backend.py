@@ -285,7 +285,9 @@ class Backend:
             UsageError: this page may not write folders, or the index is not a single folder.
         """
         from medretrieval.index import append_slices
+        from medretrieval.index.manifest import read_manifest
         from medretrieval.index.reference import parse_reference
+        from medretrieval.retrieval.loading import load_every
 
         parts = self._parts(key)
         if not self.allow_paths or len(parts) != 1:
@@ -293,14 +295,16 @@ class Backend:
                 "only a page on your own machine writes a new version, and of a single index; "
                 "download the support set instead"
             )
-        opened = self.open(key)
+        own = self.open(key).index.embedder
         source = parse_reference(self._source(parts[0]))
         if source.folder is None:
             raise UsageError(
                 f"{source.repo} lies on the Hub; `medretrieval pull {source.repo} FOLDER` gives "
                 "you a folder of your own, of which a new version can be made"
             )
-        return append_slices(source.folder, out, *options, embedder=opened.index.embedder, **more)
+        wanted = [entry.embedder for entry in read_manifest(source.folder).sets.values()]
+        embedders = load_every(wanted, loaded=[own], device=self._device)
+        return append_slices(source.folder, out, *options, embedder=embedders, **more)
 
     def _segmenter(self, name: str) -> Any:
         from medretrieval.segmentation import load_segmenter

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import gzip
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from medretrieval.errors import UsageError
-from medretrieval.imaging import extract
+from medretrieval.imaging import extract, read_volume
+from medretrieval.index import add_embedder, open_store
+from medretrieval.retrieval import loading
 from medretrieval.retrieval.engine import open_index
 from medretrieval.segmentation.prompts import Edit
 from medretrieval.types import Grid, LabelVolume
@@ -318,6 +322,32 @@ def test_corrected_slices_become_a_new_version_of_the_index(
     rows = [store.row("mine", number) for number in (1, 2)]
     assert all(store.has_mask(row) for row in rows)
     assert len(store) == len(backend.open("demo").index.store) + 2
+
+
+def test_a_new_version_has_the_embeddings_of_every_embedder(
+    backend: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    twin = copy.copy(backend.embedder)
+    twin.identity = replace(twin.identity, name="twin", weights_sha256="1" * 64)
+    index = shutil.copytree(backend.demo().index, tmp_path / "index")
+    add_embedder(index, embedder=twin)
+    asked = []
+
+    def load(wanted: Any, **_: Any) -> Any:
+        asked.append(wanted.name)
+        return twin
+
+    monkeypatch.setattr(loading, "load_again", load)
+    backend.allow_paths = True
+    volume = read_volume(backend.queries[0].path)
+    mask = np.zeros(volume.grid.shape, np.uint8)
+    mask[2:8, 2:8] = 1
+    labels = LabelVolume(voxels=mask, grid=volume.grid, names={1: "liver"})
+    new = backend.append(str(index), tmp_path / "new", volume, labels, [1, 2], volume_id="mine")
+    assert asked == ["twin"]
+    for name in ("toy", "twin"):
+        with open_store(new, embedder=name) as store:
+            assert store.row("mine", 2) == len(store) - 1
 
 
 def test_slices_lie_in_the_set_as_they_are_segmented(visitor: Any) -> None:

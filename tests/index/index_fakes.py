@@ -31,25 +31,29 @@ class FakeEmbedder:
         revision: str = "1",
         before: Callable[[int], None] | None = None,
         change: Callable[[NDArray[np.float32]], NDArray[Any]] | None = None,
+        name: str = "fake",
+        seed: int = 7,
+        dim: int = DIM,
     ) -> None:
         self.batch_size = batch_size
         self.batches: list[int] = []
         self.pictures: list[NDArray[np.uint8]] = []
         self._before = before
         self._change = change
-        self._projection = np.random.default_rng(7).standard_normal((65, DIM))
+        self._name, self._seed, self._dim = name, seed, dim
+        self._projection = np.random.default_rng(seed).standard_normal((65, dim))
         self._revision = revision
 
     @property
     def identity(self) -> EmbedderIdentity:
         return EmbedderIdentity(
-            name="fake",
-            weights="seed 7",
+            name=self._name,
+            weights=f"seed {self._seed}",
             revision=self._revision,
-            weights_sha256="0" * 64,
+            weights_sha256=f"{self._seed - 7:064x}",
             preprocessing={"mean": (0.5, 0.5), "size": 8},
             pooling="none",
-            dim=DIM,
+            dim=self._dim,
         )
 
     def embed_batch(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
