@@ -12,6 +12,7 @@ import faiss
 import numpy as np
 import pytest
 import yaml
+from further_embedder import add_embedder
 from hub.client import LocalHub
 from huggingface_hub import hf_hub_download
 from index_fakes import DIM, POLICY, FakeEmbedder, make_case
@@ -20,13 +21,11 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from medretrieval.index import build, open_store, tables
-from medretrieval.index.files import CARD, MANIFEST, FileEntry, sha256_file
-from medretrieval.index.manifest import read_manifest
+from medretrieval.index.files import CARD
 from medretrieval.index.opening import open_named
 from medretrieval.index.pull import pull
 from medretrieval.index.push import push
 from medretrieval.index.release import make_release
-from medretrieval.index.tensors import EmbeddingWriter
 
 REPO = "lab/hearts"
 EMBEDDINGS = "embeddings/embeddings.safetensors"
@@ -43,33 +42,6 @@ def make_index(folder: Path, *, depth: int = 4, **options: Any) -> Path:
     return build(
         cases, folder / "index", embedder=FakeEmbedder(), slices=POLICY, name="hearts", **options
     )
-
-
-def add_embedder(index: Path, name: str) -> NDArray[np.float32]:
-    """Give an index further embeddings, random ones of 5 numbers; they are returned."""
-    manifest = read_manifest(index)
-    rows = manifest.counts.slices
-    numbers = np.random.default_rng(1).standard_normal((rows, 5)).astype(np.float32)
-    numbers /= np.linalg.norm(numbers, axis=1, keepdims=True)
-    first = manifest.sets[manifest.embedder.name]
-    file = f"embeddings/{name}.safetensors"
-    with EmbeddingWriter(index / file, rows=rows, dim=5, dtype="float32") as writer:
-        writer.write(numbers)
-    entry = FileEntry(bytes=(index / file).stat().st_size, sha256=sha256_file(index / file))
-    other = dataclasses.replace(
-        first,
-        dtype="float32",
-        embedder=dataclasses.replace(first.embedder, name=name, dim=5),
-        embeddings_file=file,
-        faiss_file=f"index-{name}.faiss",
-    )
-    manifest = dataclasses.replace(
-        manifest,
-        others={name: other},
-        files={**manifest.files, file: entry},
-    )
-    (index / MANIFEST).write_text(manifest.dumps())
-    return numbers
 
 
 def vectors_of(table: Any) -> NDArray[np.float32]:
