@@ -79,7 +79,7 @@ def share(options: argparse.Namespace, work: Path) -> None:
     # of the tag is what to write down in a paper, since nobody can move it.
     opened = mr.open_index(f"{pushed.repo}@{pushed.commit}")
     query = options.query or next(p for p in sorted(options.images.rglob("*")) if p.is_file())
-    for hit in opened.search(mr.read_volume(query), mode="max", k=3).hits:
+    for hit in opened.search(mr.read_volume(query), mode="rerank", k=5).hits:
         print(f"{hit.rank}. {hit.volume_id} slice {hit.slice_index}: {', '.join(hit.labels)}")
 
 
