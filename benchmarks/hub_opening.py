@@ -187,7 +187,7 @@ def snapshot(options: argparse.Namespace) -> None:
 def pulled(options: argparse.Namespace) -> None:
     from medretrieval.index.pull import pull
 
-    with Stage("pull: all but what is derived, every file hashed"):
+    with Stage("pull, every file hashed"):
         pull(REPO, options.work)
 
 
