@@ -15,10 +15,10 @@ A query from outside has to be a vector of the very embedder that the index name
 or the same with other preprocessing, gives neighbours that mean nothing. medretrieval makes it:
 `open_index("ORG/NAME").query_embeddings(volume)`; its search takes the picture itself.
 
-Security: a FAISS file that was manipulated can corrupt the memory of the process that reads it. So
-its sha256 is compared with the manifest here, which shows that it is the file that was published;
-use it only of people you trust. `--no-faiss` reads none and lets FAISS make an index of the
-embeddings, as medretrieval does by itself. Tables, tensors and JSON can be read of anybody.
+Security: a FAISS file that was manipulated can corrupt the memory of the process that reads it. Its
+sha256 is compared with the manifest here, which shows that it belongs to this index, not that its
+author means well: use it only of people you trust. `--no-faiss` reads none and makes an index of
+the embeddings, as medretrieval does by itself.
 """
 
 from __future__ import annotations
