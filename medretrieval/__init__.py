@@ -14,6 +14,8 @@ _PUBLIC = {
     "open_index": "medretrieval.retrieval.engine",
     "Index": "medretrieval.retrieval.engine",
     "build_index": "medretrieval.pipeline",
+    "push": "medretrieval.index.push",
+    "pull": "medretrieval.index.pull",
     "segment": "medretrieval.pipeline",
     "load_embedder": "medretrieval.embedders",
     "load_segmenter": "medretrieval.segmentation",

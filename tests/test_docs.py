@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
 import subprocess
@@ -23,8 +24,8 @@ README = (ROOT / "README.md").read_text()
 DOCS = sorted((ROOT / "docs").glob("*.md"))
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+def blocks(language: str, text: str = README) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
 
 
 def test_generated_pages_are_up_to_date() -> None:
@@ -33,16 +34,33 @@ def test_generated_pages_are_up_to_date() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_commands_in_the_readme_parse() -> None:
+@pytest.mark.parametrize("page", ["README.md", "docs/sharing.md"])
+def test_commands_parse(page: str) -> None:
     lines = [
-        line.split("#")[0]
-        for block in blocks("bash")
+        re.split(r"\s#", line)[0]
+        for block in blocks("bash", (ROOT / page).read_text())
         for line in block.splitlines()
         if line.startswith("medretrieval ")
     ]
     assert len(lines) >= 5
     for line in lines:
         parser().parse_args(shlex.split(line)[1:])
+
+
+def test_errors_of_the_page_on_sharing_are_those_of_the_code() -> None:
+    page = (ROOT / "docs" / "sharing.md").read_text().split("## Errors and what they mean")[1]
+    quoted = re.findall(r"^\| `(.+?)` \|", page, re.MULTILINE)
+    assert len(quoted) > 10
+    said = [
+        node.value
+        for path in (ROOT / "medretrieval").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    ]
+    for message in quoted:
+        # Numbers and names stand where the code puts in others.
+        for part in re.split(r"\d+|\.\.\.|manifest\.json", message):
+            assert any(part.strip() in text for text in said), message
 
 
 @pytest.mark.parametrize("page", ["README.md", *(f"docs/{p.name}" for p in DOCS)])

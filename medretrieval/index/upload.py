@@ -204,7 +204,8 @@ class Upload:
         return {
             name: entry
             for name, entry in self._all().items()
-            if there.get(name) not in (entry.sha256, _git_hash(self._release.folder / name, entry))
+            if name not in there
+            or there[name] not in (entry.sha256, _git_hash(self._release.folder / name, entry))
         }
 
     def _send(self, changed: Mapping[str, FileEntry]) -> int:

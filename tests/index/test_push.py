@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hub.client import LocalHub
-from index_fakes import POLICY, FakeEmbedder, make_case
+from index_fakes import DIM, POLICY, FakeEmbedder, make_case
+from numpy.typing import NDArray
 
 from medretrieval.index.builder import build
 from medretrieval.index.opening import open_named
 from medretrieval.index.pull import pull
 from medretrieval.index.push import push
 from medretrieval.index.store import open_store
+from medretrieval.types import EmbedderIdentity
 
 REPO = "lab/hearts"
 
@@ -42,3 +46,29 @@ def test_push_and_pull(hub: LocalHub, index: Path, tmp_path: Path) -> None:
                 np.testing.assert_array_equal(store.image(row), ours.image(row))
     again = push(index, REPO)
     assert (again.commit, again.sent) == (done.commit, 0)
+
+
+class WideEmbedder(FakeEmbedder):
+    """Its embeddings of a few slices are larger than what the Hub keeps in Git (10 MB)."""
+
+    times = 40_000
+
+    @property
+    def identity(self) -> EmbedderIdentity:
+        return replace(super().identity, dim=DIM * self.times)
+
+    def embed_batch(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+        return np.tile(super().embed_batch(images), self.times) / np.float32(self.times**0.5)
+
+
+def test_large_files_are_published(hub: LocalHub, tmp_path: Path) -> None:
+    embedder = WideEmbedder()
+    cases = [make_case(number) for number in range(2)]
+    index = build(cases, tmp_path / "wide", embedder=embedder, slices=POLICY, name="wide",
+                  license="cc-by-4.0", source="our own")  # fmt: skip
+    assert (index / "embeddings" / "embeddings.safetensors").stat().st_size > 10 << 20
+    push(index, REPO)
+    assert {"embeddings/embeddings.safetensors", "index.faiss"} < set(hub.repo(REPO).paths())
+    with open_named(REPO) as remote, open_store(index) as ours:
+        np.testing.assert_array_equal(remote.embeddings, ours.embeddings)
+    assert push(index, REPO).sent == 0
