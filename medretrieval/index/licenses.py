@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-
+from medretrieval.index.card_text import quoted
 from medretrieval.types import UNKNOWN
 
 # Those that let anyone pass copies on, under conditions of their own.
@@ -29,5 +28,4 @@ def license_lines(text: str) -> list[str]:
     identifier = text.strip().lower()
     if identifier in LICENSES:
         return [f"license: {identifier}"]
-    # JSON strings are YAML strings, so quoting is json's work.
-    return ["license: other", f"license_name: {json.dumps(text, ensure_ascii=False)}"]
+    return ["license: other", f"license_name: {quoted(text)}"]
