@@ -146,6 +146,9 @@ def parser() -> argparse.ArgumentParser:
         help="the kind of search (default: that of the first)",
     )
     _index_options(merge)
+    merge.add_argument(
+        "--name", help="of the merged index; needed where the indexes have different names"
+    )
     merge.add_argument("--force", action="store_true", help="replace an existing OUT")
 
     _append(command("append", "write a new version of an index with more annotated cases"))

@@ -190,6 +190,7 @@ def _merge(options: argparse.Namespace) -> None:
         options.out,
         index_kind=options.index_kind,
         index_parameters=index_parameters(options.index_options),
+        name=options.name,
         force=options.force,
         command=options.asked,
         progress=ProgressBar(quiet=options.quiet),

@@ -7,7 +7,8 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 from medretrieval import __version__
@@ -21,7 +22,7 @@ from medretrieval.index.embedding_sets import EmbeddingSet, embedders_here
 from medretrieval.index.manifest import Manifest, read_manifest
 from medretrieval.index.merging import Source, check_sources, describe, write_merged
 from medretrieval.index.publish import Description, check_output
-from medretrieval.index.store import open_store
+from medretrieval.index.store import open_store, pseudonym
 from medretrieval.index.workspace import writing
 from medretrieval.types import (
     UNKNOWN,
@@ -131,6 +132,12 @@ def _append(
         check_output(out, force=force)
     with open_store(index, verify="sizes") as store:
         manifest, present = store.manifest, set(store.volume_ids)
+        pseudonym_of = partial(_pseudonym, manifest, frozenset(store.patient.names))
+    if not manifest.pictures:
+        raise UsageError(
+            f"{index} has no pictures ({manifest.withheld}), and new cases would have some; append "
+            "to the index that it was published from"
+        )
     embedders = _embedders(index, manifest, _as_list(embedder), without_embedders)
     cases = [_with_columns(case, manifest) for case in check_cases(cases)]
     again = [case.volume_id for case in cases if case.volume_id in present]
@@ -141,7 +148,15 @@ def _append(
             "them other names, or let them take the place of the old ones with --replace "
             "(replace=True)"
         )
-    _build_added(cases, added, manifest, embedders, skip_bad=skip_bad, progress=progress)
+    _build_added(
+        cases,
+        added,
+        manifest,
+        embedders,
+        pseudonym_of=pseudonym_of,
+        skip_bad=skip_bad,
+        progress=progress,
+    )
     try:
         with open_store(added, verify="sizes") as store:
             again = sorted(present & set(store.volume_ids))  # a bad case takes nobody's place
@@ -152,6 +167,13 @@ def _append(
         # A whole index is of no use to the same call again; unfinished ones are, see `build`.
         shutil.rmtree(added, ignore_errors=True)
     return out
+
+
+def _pseudonym(manifest: Manifest, known: Collection[str], patient_id: str) -> str:
+    """The name that a patient has in an index already, by whichever key, or gets in it."""
+    found = (pseudonym(patient_id, key) for key in manifest.pseudonym_keys)
+    own = pseudonym(patient_id, manifest.name)
+    return next((name for name in found if name in known), own)
 
 
 def _as_list(embedder: AnyEmbedder | Sequence[AnyEmbedder]) -> list[AnyEmbedder]:
@@ -201,6 +223,7 @@ def _build_added(
     manifest: Manifest,
     embedders: Sequence[tuple[AnyEmbedder, EmbeddingSet]],
     *,
+    pseudonym_of: Callable[[str], str],
     skip_bad: bool,
     progress: Progress,
 ) -> None:
@@ -221,6 +244,7 @@ def _build_added(
             float16=first.dtype == "float16",
             force=True,
             skip_bad=skip_bad,
+            pseudonym_of=pseudonym_of,
             progress=progress,
         )
     if not others:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from medretrieval import __version__
 from medretrieval.errors import InputError, UsageError
 from medretrieval.imaging import check_crop
-from medretrieval.index.cases import Case, attribute_names, check_cases
+from medretrieval.index.cases import Case, attribute_names, check_cases, check_text
 from medretrieval.index.commands import shareable
 from medretrieval.index.embedding import Engine, Job, check_unit, embed_cases
 from medretrieval.index.kinds import check_parameters
@@ -22,7 +23,8 @@ from medretrieval.index.publish import (
     recover,
     write_index,
 )
-from medretrieval.index.table import MAX_TEXT, SHARD_BYTES
+from medretrieval.index.store import pseudonym
+from medretrieval.index.table import SHARD_BYTES
 from medretrieval.index.vocabulary import Vocabulary
 from medretrieval.index.workspace import Workspace, writing
 from medretrieval.types import (
@@ -55,6 +57,7 @@ def build(
     shard_bytes: int = SHARD_BYTES,
     part: tuple[int, int] | None = None,
     engine: Engine = embed_cases,
+    pseudonym_of: Callable[[str], str] | None = None,
     command: str | None = None,
     progress: Progress = no_progress,
 ) -> Path:
@@ -88,6 +91,7 @@ def build(
         engine: what embeds the cases: this process, or a `medretrieval.index.RayEngine`.
         command: what the card says that the index was built by; paths are shortened, see
             `commands.shareable`.
+        pseudonym_of: gives the pseudonym of a patient; default `store.pseudonym` by the name.
         progress: called with finished cases, number of cases, and what is going on.
 
     Returns:
@@ -103,13 +107,14 @@ def build(
     out = Path(out)
     if out.name in ("", ".."):
         out = out.resolve()
-    _check_text(name=name, license=license, source=source, split=split or UNKNOWN)
+    check_text(name=name, license=license, source=source, split=split or UNKNOWN)
     cases = check_cases(cases)
     identity = canonical(embedder.identity)
     check_parameters(index_kind, index_parameters, dim=identity.dim)
     check_unit(embedder)
     _check_crop(slices, embedder)
     # Of all cases, so that every part gives a structure the same value.
+    pseudonym_of = pseudonym_of or partial(pseudonym, index_name=name)
     known = Vocabulary(case.label_names for case in cases)
     attributes = attribute_names(cases)
     cases = cases if part is None else block_of(cases, part)
@@ -167,7 +172,7 @@ def build(
         with writing(out):
             write_index(
                 workspace.stage,
-                blocks_of_cases(good, workspace, known.names(), name),
+                blocks_of_cases(good, workspace, known.names(), pseudonym_of),
                 known.names(),
                 description,
                 total=sum(workspace.rows(case.key) for case in good),
@@ -204,14 +209,6 @@ def _check_crop(slices: SlicePolicy, embedder: Embedder | VolumeEmbedder) -> Non
             f"crop is {slices.crop!r}, but the embedder {embedder.identity.name} embeds whole "
             "volumes, not slices; leave the crop out"
         )
-
-
-def _check_text(**texts: str) -> None:
-    for what, text in texts.items():
-        if not text or len(text) > MAX_TEXT or not text.isprintable():
-            raise UsageError(
-                f"{what} is {text!r}; expected 1 to {MAX_TEXT} printable characters on one line"
-            )
 
 
 def _list_bad(cases: Sequence[Case], bad: Mapping[int, str], *, can_skip: bool) -> str:

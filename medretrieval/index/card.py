@@ -128,8 +128,8 @@ def _title(m: Manifest) -> str:
     if not m.pictures:
         what = "for retrieval by similarity"
         left_out = (
-            "\n\nThe images and their masks are **not** here: their source does not allow copies of"
-            "\nthem. What is here are the embeddings, the positions and the labels of the slices. A"
+            f"\n\nThe images and their masks are **not** here: {plain(m.withheld or '')}."
+            "\nWhat is here are the embeddings, the positions and the labels of the slices. A"
             "\nsearch says which cases are similar; the pictures are at the source."
         )
     return f"""# {plain(m.name) or "index"}

@@ -187,3 +187,16 @@ def check_label_name(value: int, name: str, where: str) -> None:
     """
     if value < 1 or not name.strip():
         raise UsageError(f"{where}: {value}={name!r} names no label; write for example 1=liver")
+
+
+def check_text(**texts: str) -> None:
+    """Refuse a text that an index cannot store about itself.
+
+    Raises:
+        UsageError: it is empty, too long, or not on one line.
+    """
+    for what, text in texts.items():
+        if not text or len(text) > MAX_TEXT or not text.isprintable():
+            raise UsageError(
+                f"{what} is {text!r}; expected 1 to {MAX_TEXT} printable characters on one line"
+            )

@@ -213,7 +213,9 @@ def diff(old: str | Path, new: str | Path, *, progress: Progress = no_progress) 
             for store in (first, second)
         ]
         patients = (
-            (set(first.patient.names), set(second.patient.names)) if a.name == b.name else None
+            (set(first.patient.names), set(second.patient.names))
+            if a.pseudonym_keys == b.pseudonym_keys
+            else None
         )
         compared = [name for pair in sets for name in (pair[0].embedder, pair[1].embedder)]
         return IndexDiff(

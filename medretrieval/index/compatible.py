@@ -91,6 +91,7 @@ def check_compatible(
             )
         for what, ours, theirs, advice in (
             ("precision", first.dtype, manifest.dtype, "with or without --float16"),
+            ("pictures", first.pictures, manifest.pictures, "with or without --images at push"),
             ("extra columns", _listed(first), _listed(manifest), "with the same --keep"),
         ):
             if ours != theirs:
@@ -101,9 +102,10 @@ def check_compatible(
         if same_name and manifest.name != first.name:
             raise UsageError(
                 f"{both} have different names ({first.name!r}, {manifest.name!r}). The name is the "
-                "key of the patients' pseudonyms, so the same patient would be two in the merged "
-                "index; build one of them again with the --name of the other, or open them "
-                f"together without merging: {paths[0]},{path}"
+                "key of the patients' pseudonyms, so a patient who is in both would be two in the "
+                "merged index. If that is right, as for indexes of two labs, give the merged index "
+                "a name (--name); otherwise build one of them again with the --name of the other. "
+                f"They can also be opened together without merging: {paths[0]},{path}"
             )
 
 

@@ -120,8 +120,11 @@ class IndexStore:
         self._table.close()
 
     def pseudonyms(self, patient_id: str) -> tuple[str, ...]:
-        """Return the names that a patient of the source can have in `self.patient`: one."""
-        return (pseudonym(patient_id, self.manifest.name),)
+        """Return the names that a patient of the source can have in `self.patient`.
+
+        One, or one for each name that merged indexes had.
+        """
+        return tuple(pseudonym(patient_id, key) for key in self.manifest.pseudonym_keys)
 
     def row(self, volume_id: str, slice_index: int) -> int:
         """Return the row of a slice.
@@ -145,8 +148,8 @@ class IndexStore:
         """
         if not self.manifest.pictures:
             raise UsageError(
-                f"the index {self.manifest.name} has no pictures: its source does not allow copies "
-                "of them; look the case up there by its name"
+                f"the index {self.manifest.name} has no pictures ({self.manifest.withheld}); look "
+                "the case up at its source by its name"
             )
         picture = self._picture(row, "image")
         if picture is None or picture.dtype != np.uint8:

@@ -35,6 +35,7 @@ SCHEMA_VERSION = 2
 CROPS = ("none", "body")
 MAX_MANIFEST_BYTES = 64 << 20
 MAX_COMMAND = 4000
+MAX_KEYS = 1000  # of pseudonyms; each is tried for a patient who is looked for
 
 _PART = re.compile(r"([1-9][0-9]{0,5})/([1-9][0-9]{0,5})")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -81,7 +82,9 @@ class Manifest:
         files: path inside the folder -> size and hash, of every file but the manifest.
         embeddings_file, faiss_file: where the embeddings are, and the search structure if any.
         others: the further embedders of the rows, by name; `choose` puts one in the first place.
-        pictures: False if images and masks were left out, as their source does not allow copies.
+        withheld: why images and masks were left out, None if they are there.
+        keys: the names that key the patients' pseudonyms, if not the name of the index alone does:
+            indexes of several names were merged.
         command: the command that built the index, None where it is not known.
         evaluations: what was found with it, for the card.
     """
@@ -112,7 +115,8 @@ class Manifest:
     embeddings_file: str = EMBEDDINGS_FILE
     faiss_file: str = FAISS_FILE
     others: Mapping[str, EmbeddingSet] = field(default_factory=dict)
-    pictures: bool = True
+    withheld: str | None = None
+    keys: tuple[str, ...] = ()
     command: str | None = None
     evaluations: tuple[Evaluation, ...] = ()
 
@@ -120,6 +124,16 @@ class Manifest:
     def dim(self) -> int:
         """Length of an embedding."""
         return self.embedder.dim
+
+    @property
+    def pictures(self) -> bool:
+        """Whether it has images and masks."""
+        return self.withheld is None
+
+    @property
+    def pseudonym_keys(self) -> tuple[str, ...]:
+        """The names that key the patients' pseudonyms."""
+        return self.keys or (self.name,)
 
     @property
     def sets(self) -> dict[str, EmbeddingSet]:
@@ -153,7 +167,8 @@ class Manifest:
             **({"embedders": {o.embedder.name: o.to_json() for o in others}} if others else {}),
             "slices": dataclasses.asdict(self.slices),
             "counts": dataclasses.asdict(self.counts),
-            **({} if self.pictures else {"pictures": False}),
+            **({} if self.withheld is None else {"withheld": self.withheld}),
+            **({"pseudonym_keys": list(self.keys)} if self.keys else {}),
             "vocabulary": {str(value): name for value, name in self.vocabulary.items()},
             "label_counts": dict(self.label_counts),
             "modalities": dict(self.modalities),
@@ -174,7 +189,12 @@ class Manifest:
     @property
     def _schema(self) -> int:
         """The oldest schema that has all that this manifest says."""
-        plain = self.pictures and not self.others and self.embeddings_file == EMBEDDINGS_FILE
+        plain = (
+            self.pictures
+            and not self.keys
+            and not self.others
+            and self.embeddings_file == EMBEDDINGS_FILE
+        )
         return 1 if plain and not any(map(_of_schema_2, self.files)) else 2
 
     def dumps(self) -> str:
@@ -278,10 +298,18 @@ def manifest_from_json(data: Mapping[str, Any], *, where: str = MANIFEST) -> Man
         changes=read_changes(top),
         part=_part(top),
         attributes=_attributes(top),
-        pictures=top.get("pictures", bool) if "pictures" in data else True,
+        withheld=top.get("withheld", str) if "withheld" in data else None,
+        keys=_keys(top),
         command=_command(top),
         evaluations=read_evaluations(top),
     )
+
+
+def _keys(fields: Fields) -> tuple[str, ...]:
+    keys = fields.get("pseudonym_keys", list) if "pseudonym_keys" in fields.data else []
+    if len(keys) > MAX_KEYS or not all(isinstance(key, str) and key for key in keys):
+        raise fields.wrong("pseudonym_keys", f"is not a list of at most {MAX_KEYS} names")
+    return tuple(keys)
 
 
 def _command(fields: Fields) -> str | None:

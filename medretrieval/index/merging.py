@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from medretrieval.errors import IndexFormatError, UsageError
+from medretrieval.index.cases import check_text
 from medretrieval.index.commands import joined, shareable
 from medretrieval.index.compatible import (
     check_compatible,
@@ -55,6 +56,7 @@ def merge(
     *,
     index_kind: str | None = None,
     index_parameters: Mapping[str, int] | None = None,
+    name: str | None = None,
     force: bool = False,
     shard_bytes: int = SHARD_BYTES,
     command: str | None = None,
@@ -72,6 +74,8 @@ def merge(
         out: the folder to write.
         index_kind, index_parameters: see `build`; by default those of the first index for each
             embedder. Parameters that were left to the size of an index are chosen again.
+        name: of the new index; needed where the indexes have different names, as those of two labs
+            have. Pseudonyms stay as they are: a patient who is in two such indexes is two.
         force: replace an index at `out`.
         shard_bytes: size after which another parquet file is begun.
         command: what the card says that the index was merged by, after the commands that built the
@@ -96,10 +100,12 @@ def merge(
         raise UsageError("there is nothing to merge; give at least one index folder")
     if out.resolve() in {source.resolve() for source in sources}:
         raise UsageError(f"{out} is one of the indexes to merge; choose another output")
+    if name is not None:
+        check_text(name=name)
     with writing(out):
         check_output(out, force=force)
-    checked = check_sources(sources)
-    description = describe(checked, index_kind, index_parameters)
+    checked = check_sources(sources, same_name=name is None)
+    description = describe(checked, index_kind, index_parameters, name=name)
     own = None if command is None else shareable(command)
     built = joined([source.manifest.command for source in checked], own)
     description = dataclasses.replace(description, command=built)
@@ -174,10 +180,13 @@ class Source:
         return int(self.kept.sum())
 
 
-def check_sources(paths: Sequence[Path], *, without: Collection[str] = ()) -> list[Source]:
+def check_sources(
+    paths: Sequence[Path], *, without: Collection[str] = (), same_name: bool = True
+) -> list[Source]:
     """Open every index once, one at a time, and check that they go together.
 
     Args:
+        same_name: whether they must have one name.
         without: volumes of the first index that are left out.
 
     Raises:
@@ -195,7 +204,7 @@ def check_sources(paths: Sequence[Path], *, without: Collection[str] = ()) -> li
     manifests = [source.manifest for source in sources]
     common = common_embedders(paths, manifests)
     alike = [m.choose(names[0]) for m, names in zip(manifests, common, strict=True)]
-    check_compatible(paths, alike, same_name=True)
+    check_compatible(paths, alike, same_name=same_name)
     check_distinct(paths, volumes)
     sources = [
         dataclasses.replace(source, embedders=names)
@@ -228,20 +237,28 @@ def _check_embeddings(sources: Sequence[Source]) -> None:
 
 
 def describe(
-    sources: Sequence[Source], kind: str | None, parameters: Mapping[str, int] | None
+    sources: Sequence[Source],
+    kind: str | None,
+    parameters: Mapping[str, int] | None,
+    *,
+    name: str | None = None,
 ) -> Description:
     """What the merged index says of itself, beside what is counted.
 
     Args:
-        kind, parameters: as for `merge`.
+        kind, parameters, name: as for `merge`.
     """
     manifests = [source.manifest for source in sources]
     first = manifests[0]
     own, *others = map(request_of, sources[0].sets)
     own = _asked(own, kind, parameters)
     split = {manifest.split for manifest in manifests}
+    name = name or first.name
+    keys = tuple(dict.fromkeys(key for m in manifests for key in m.pseudonym_keys))
     return Description(
-        name=first.name,
+        name=name,
+        keys=() if keys == (name,) else keys,
+        withheld=first.withheld,
         **vars(own),
         others=tuple(
             # Settings that were given are of one kind.
@@ -356,7 +373,7 @@ def _row(
         position_mm=row["position_mm"],
         spacing=None if row["spacing"] is None else tuple(row["spacing"]),
         labels=tuple(row["labels"]),
-        image=row["image"]["bytes"],
+        image=None if row["image"] is None else row["image"]["bytes"],
         mask=mask,
         attributes={name: row[name] for name in manifest.attributes},
     )

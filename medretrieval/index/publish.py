@@ -9,7 +9,7 @@ import logging
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +34,6 @@ from medretrieval.index.manifest import (
     Manifest,
 )
 from medretrieval.index.searching import make_set
-from medretrieval.index.store import pseudonym
 from medretrieval.index.table import ShardWriter, TableRow
 from medretrieval.index.tensors import EmbeddingWriter
 from medretrieval.index.workspace import Workspace, sync
@@ -68,6 +67,8 @@ class Description:
     version: int = 1
     changes: tuple[Change, ...] = ()
     command: str | None = None
+    withheld: str | None = None
+    keys: tuple[str, ...] = ()
     others: tuple[SetRequest, ...] = ()
 
     @property
@@ -99,18 +100,21 @@ class Block:
 
 
 def blocks_of_cases(
-    cases: Iterable[Case], workspace: Workspace, names: Mapping[int, str], index_name: str
+    cases: Iterable[Case],
+    workspace: Workspace,
+    names: Mapping[int, str],
+    pseudonym_of: Callable[[str], str],
 ) -> Iterator[Block]:
     """Yield the rows of finished cases, in the order of `cases`.
 
     Args:
         names: mask value -> name, of all values in the finished cases.
-        index_name: keys the pseudonyms of the patients.
+        pseudonym_of: gives the pseudonym of a patient.
     """
     numbers = itertools.count()
     for case in cases:
         done = workspace.read(case.key)
-        patient = pseudonym(case.patient_id, index_name)
+        patient = pseudonym_of(case.patient_id)
         rows = [
             TableRow(
                 row_id=next(numbers),
@@ -285,6 +289,8 @@ class _Tally:
             version=about.version,
             changes=about.changes,
             command=about.command,
+            withheld=about.withheld,
+            keys=about.keys,
             medretrieval_version=__version__,
             files={},
         )

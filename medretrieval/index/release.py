@@ -97,7 +97,7 @@ def make_release(
     if withheld is not None:
         rows = [_without_pictures(table) for table in rows]
         counts = dataclasses.replace(manifest.counts, annotated_slices=0)
-        manifest = dataclasses.replace(manifest, counts=counts, pictures=False)
+        manifest = dataclasses.replace(manifest, counts=counts, withheld=withheld)
         _write_shards(folder, shards, rows, manifest)
     _link(index, folder, _as_they_are(manifest))
     write_columns(folder / COLUMNS_FILE, rows, manifest.attributes)
@@ -128,9 +128,9 @@ def _withheld(manifest: Manifest, images: bool | None) -> str | None:
     if not manifest.pictures:
         if images:
             raise UsageError("the index has no images that could be published")
-        return "the index has none"
+        return manifest.withheld
     if images is False:
-        return "this was asked for"
+        return "its publisher chose so"
     verdict = may_publish_pictures(manifest.source, manifest.license)
     if verdict.allowed == "no":
         if images:

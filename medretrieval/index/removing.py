@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from medretrieval.errors import MedRetrievalError, UsageError
 from medretrieval.folders import memories_dir
-from medretrieval.index import store as stores
 from medretrieval.index.changes import MAX_CHANGES, Change, check_note, day_of
 from medretrieval.index.embedding_sets import embedders_here
 from medretrieval.index.in_place import changing
@@ -188,11 +187,12 @@ def _only_in(rows: NDArray[np.bool_], codes: NDArray[np.int32]) -> list[int]:
 
 
 def _of_patient(store: IndexStore, patient_id: str) -> NDArray[np.bool_]:
-    rows = store.patient.rows_where([stores.pseudonym(patient_id, store.manifest.name)])
+    rows = store.patient.rows_where(store.pseudonyms(patient_id))
     if not rows.any():
         raise UsageError(
             f"{store.path} has no patient of this id. It keeps no ids: the pseudonym that this id "
-            f"has under the name {store.manifest.name!r} of the index is none of its "
+            f"has under the name {' or '.join(map(repr, store.manifest.pseudonym_keys))} of the "
+            "index is none of its "
             f"{len(store.patient.names)} patients. Give the id exactly as the source of the index "
             "had it, with its case and leading zeros (without a column patient_id it was the name "
             "of the volume), or say who by --pseudonym or --volume. Was it removed before, "

@@ -203,7 +203,7 @@ def _columns(
         return np.asarray(both[: len(ours)][a] != both[len(ours) :][b])
 
     # Under two names of an index one patient has two pseudonyms.
-    same_key = old.manifest.name == new.manifest.name
+    same_key = old.manifest.pseudonym_keys == new.manifest.pseudonym_keys
     patient = names(old.patient, new.patient)
     yield "patient", patient if same_key else np.zeros_like(patient)
     yield "modality", names(old.modality, new.modality)

@@ -286,7 +286,7 @@ def about(opened: Opened) -> str:
         "Embedder": f"{m.embedder.name} ({m.embedder.dim} numbers a {unit}); your image is "
         "compared with the same one",
         "Slices": f"{m.slices.axis}, intensity window {m.slices.window}",
-        **({} if m.pictures else {"Pictures": words.NO_PICTURES}),
+        **({} if m.pictures else {"Pictures": f"none ({m.withheld}). {words.NO_PICTURES}"}),
         "Source": m.source,
         "License": m.license,
     }

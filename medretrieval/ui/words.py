@@ -66,10 +66,7 @@ WHOLE_MODES = {
     "rerank": "The most similar volume, re-ranked",
 }
 WHOLE_SCORE = "cosine similarity of the two volumes, each compared as a whole; 1 is identical"
-NO_PICTURES = (
-    "none: the source of the images does not allow copies of them. Hits are named, not shown, and "
-    "nothing can be segmented from them"
-)
+NO_PICTURES = "Hits are named, not shown, and nothing can be segmented from them"
 WHOLE_NOTE = (
     "This index compares whole volumes, so the slice that you look at makes no difference to a "
     "search; to segment, add slices to the support set yourself."

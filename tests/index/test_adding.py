@@ -197,7 +197,7 @@ def test_what_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="another process"), changing(index):
         add(index, embedder=second(name="x"))
     assert contents(index) == before
-    edit_manifest(index, lambda data: data.update(pictures=False))
+    edit_manifest(index, lambda data: data.update(withheld="no copies"))
     with pytest.raises(UsageError, match="no pictures"):
         add(index, embedder=second(name="x"))
     with pytest.raises(IndexFormatError, match="does not exist"):
