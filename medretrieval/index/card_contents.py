@@ -74,6 +74,9 @@ def files(m: Manifest) -> str:
         if entry.index_kind not in EXACT_KINDS:
             derived = "search structure, derived: it is made again where it is absent"
             rows.append((code(entry.faiss_file), derived))
+        elif entry.faiss_file in m.files:
+            exact = "derived: the same numbers as a FAISS index, exact, for `datasets`"
+            rows.append((code(entry.faiss_file), exact))
     if any(name.startswith(MEMORIES) for name in m.files):
         remembered = "derived: what SAM 2 remembers of the annotated slices"
         rows.append(("`memories/*.safetensors`", remembered))
