@@ -220,7 +220,8 @@ class IndexStore:
     def reload_memories(self) -> None:
         """Take note of memories that were stored in the folder since it was opened."""
         try:
-            manifest = read_manifest(self.path).choose(self.manifest.embedder.name)
+            manifest = read_manifest(self.path, blobs=self._files.blobs)
+            manifest = manifest.choose(self.manifest.embedder.name)
         except (IndexFormatError, UsageError) as error:
             logger.warning("%s was changed while it is open: %s", self.path, error)
             return
@@ -272,10 +273,9 @@ class IndexStore:
 
         m = self.manifest
         path = self.path / m.faiss_file
-        entry = m.files.get(m.faiss_file)
         index = None
         if KINDS[m.index_kind].build is not None:
-            if self._trusted and entry is not None and path.exists():
+            if self._trusted and self.has_file(m.faiss_file):
                 self.check_file(m.faiss_file)
                 index = faiss_files.read_faiss(path, rows=len(self), dim=m.dim, kind=m.index_kind)
             else:

@@ -18,7 +18,7 @@ from medretrieval.index.manifest import Manifest, read_manifest
 from medretrieval.index.publish import check_output, move_into_place, recover
 from medretrieval.index.reference import parse_reference
 from medretrieval.index.release import link_or_copy
-from medretrieval.index.remote import HubFiles, locate
+from medretrieval.index.remote import MAIN, HubFiles, locate
 from medretrieval.index.store import open_store
 from medretrieval.index.trust import is_trusted
 from medretrieval.index.workspace import lock_folder, writing
@@ -65,7 +65,8 @@ def pull(
     out = out.resolve() if out.name in ("", "..") else out
     with writing(out):
         check_output(out, force=force)
-    remote = HubFiles(named.repo, locate(named.repo, named.revision), progress=progress)
+    commit = locate(named.repo, named.revision)
+    remote = HubFiles(named.repo, commit, revision=named.revision or MAIN, progress=progress)
     manifest = read_manifest(remote.folder, blobs=remote.blobs)
     first = manifest.choose(embedders[0]) if embedders else manifest
     trusted = is_trusted(named.repo, named.revision)

@@ -14,7 +14,7 @@ from medretrieval import hub
 from medretrieval.errors import MedRetrievalError, UnavailableError, UsageError
 from medretrieval.index.files import SLICES
 from medretrieval.index.gate import check_gate
-from medretrieval.index.manifest import Manifest
+from medretrieval.index.manifest import Manifest, read_manifest
 from medretrieval.index.reference import REPO
 from medretrieval.index.release import make_release
 from medretrieval.index.upload import Pushed, Upload
@@ -64,6 +64,7 @@ def push(
         raise UnavailableError(
             f"{repo} cannot be published: HF_HUB_OFFLINE is set, so the Hub is not asked"
         )
+    read_manifest(Path(index))  # nothing is made beside what is no index
     with _staging(Path(index)) as folder, hub.quiet():
         release = make_release(
             Path(index),

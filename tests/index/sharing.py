@@ -1,0 +1,101 @@
+"""An index as a lab makes it, and what the tests ask of its way over the Hub.
+
+The Hub is the one of `tests/hub/server.py`: it speaks what huggingface_hub 2.4.0 asks for, and is
+met with the real client.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from hub.client import LocalHub
+from index_fakes import POLICY, FakeEmbedder, make_case
+
+from medretrieval.index.builder import build
+from medretrieval.index.cases import Case
+from medretrieval.index.index_store import IndexStore
+from medretrieval.index.push import push
+from medretrieval.retrieval.engine import open_index
+
+REPO = "lab/hearts"
+MANIFEST = "manifest.json"
+COLUMNS = "columns.parquet"
+EMBEDDINGS = "embeddings/embeddings.safetensors"
+SHARD = "slices/slices-00000.parquet"
+MODES = ("slice", "max", "count", "mean-pool")
+PNG = b"\x89PNG\r\n\x1a\n"
+OTHER_TOKEN = "hf_local_eve_write"  # of somebody outside the lab, see `stranger`
+
+
+def make_index(
+    out: Path, *, cases: Sequence[Case] | None = None, shards: int = 1, **options: Any
+) -> Path:
+    """An index of four cases under an open licence.
+
+    Args:
+        shards: 1, or a large number for a shard after every row group.
+    """
+    chosen = {
+        "embedder": FakeEmbedder(),
+        "slices": POLICY,
+        "name": "hearts",
+        "license": "cc-by-4.0",
+        "source": "our own",
+        **options,
+    }
+    if cases is None:
+        cases = [make_case(number) for number in range(4)]
+    return build(cases, out, **chosen)
+
+
+def hits(source: Any, modes: Sequence[str] = MODES, **options: Any) -> list[dict[str, Any]]:
+    """What a search by an unseen case gives, in several modes."""
+    volume, _ = make_case(77).load()
+    index = open_index(source, embedder=FakeEmbedder(), **options)
+    try:
+        return [index.search(volume, mode=mode, k=4).to_json() for mode in modes]
+    finally:
+        index.store.close()
+
+
+def assert_same(a: IndexStore, b: IndexStore) -> None:
+    """Two indexes hold the same rows, with the same pictures and masks."""
+    np.testing.assert_array_equal(a.embeddings, b.embeddings)
+    assert a.volume_ids == b.volume_ids
+    assert list(a.labels) == list(b.labels)
+    for row in range(len(a)):
+        np.testing.assert_array_equal(a.image(row), b.image(row))
+        assert a.has_mask(row) == b.has_mask(row)
+        if a.has_mask(row):
+            np.testing.assert_array_equal(a.mask(row), b.mask(row))
+
+
+def fetched(hub: LocalHub) -> list[str]:
+    """The files of data sets whose content was sent since the log was reset, in order."""
+    found = []
+    for request in hub.requests("GET", r"^(hub/datasets/|cdn/)"):
+        if request.status in (200, 206):
+            found.append(request.path.partition("?")[0].split("/", 5)[-1])
+    return found
+
+
+def stranger(hub: LocalHub) -> None:
+    """Be somebody outside the lab from now on."""
+    hub.add_user("eve", token=OTHER_TOKEN)
+    hub.log_in(OTHER_TOKEN)
+
+
+def pushed(hub: LocalHub, index: Path, **options: Any) -> str:
+    """Publish an index and forget the requests; the commit."""
+    commit = push(index, REPO, **options).commit
+    hub.reset_log()
+    return commit
+
+
+def recorder() -> tuple[list[tuple[int, int, str]], Callable[[int, int, str], None]]:
+    """What a progress callback was called with, and the callback."""
+    calls: list[tuple[int, int, str]] = []
+    return calls, lambda done, total, message: calls.append((done, total, message))
