@@ -251,13 +251,15 @@ class IndexStore:
         files = m.pop("files")
         memories = memory_info(self.path, self.manifest.files)
         checked = ["sizes"] if self._files.verify == "sizes" else ["sha256", "norms"]
+        # Of the Hub, files are fetched and looked at when they are needed.
+        listed = ["file list"] if self._files.blobs is None else []
         return {
             "path": str(self.path),
             **m,
             "files": len(files),
             "bytes": sum(entry["bytes"] for entry in files.values()),
             # An index that fails a check does not open.
-            "checked": ["schema", "file list", *checked, "rows", "counts", "dimension"],
+            "checked": ["schema", *listed, *checked, "rows", "counts", "dimension"],
             "exact": self.manifest.index_kind in EXACT_KINDS,
             # Those of others may be left out of a copy of the index.
             "embedders_here": embedders_here(self.path, self.manifest.sets),

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -20,7 +22,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from medretrieval import hub
-from medretrieval.errors import IndexFormatError, UnavailableError
+from medretrieval.errors import IndexFormatError, MedRetrievalError, UnavailableError
 from medretrieval.index.files import MANIFEST, FileEntry, git_hash, sha256_file
 from medretrieval.index.manifest import MAX_MANIFEST_BYTES
 from medretrieval.index.reference import COMMIT
@@ -29,6 +31,7 @@ from medretrieval.types import Progress, no_progress
 logger = logging.getLogger(__name__)
 
 _AT_ONCE = 4
+_ANSWERS_S = 10.0  # a Hub that answered so short a time ago is taken to be there still
 MAIN = "main"
 
 
@@ -62,7 +65,9 @@ class HubFiles:
         self.commit = commit
         self.progress = progress
         self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+        self._answered = time.monotonic()  # by the Hub, or from the cache
         self.folder = self._fetched({MANIFEST: MAX_MANIFEST_BYTES})[0].parent
+        self._answered = -math.inf
         if not _intact(self.folder / MANIFEST):
             self._delete(MANIFEST)
             raise IndexFormatError(
@@ -137,15 +142,27 @@ class HubFiles:
 
         hub.small_pieces()
         try:
-            return hub.steadily(
+            self._ask_first(next(iter(limits)))
+            paths = hub.steadily(
                 transfer,
                 report=lambda done: self.progress(min(done, total), total, what) if known else None,
             )
-        except (UnavailableError, IndexFormatError):
+            self._answered = time.monotonic()
+            return paths
+        except MedRetrievalError:
             raise
         except Exception as error:  # the client, and what it stands on, has many kinds
             names = ", ".join(list(limits)[:3]) + (", ..." if len(limits) > 3 else "")
             raise cannot_fetch(f"{names} of {self.repo} at {self.commit[:12]}", error) from error
+
+    def _ask_first(self, name: str) -> None:
+        """Find out whether the Hub answers: its client tries a download for half a minute."""
+        if hub.offline() or time.monotonic() - self._answered < _ANSWERS_S:
+            return
+        try:
+            hub.resolve(self.repo, [name], self.commit, repo_type="dataset")
+        except FileNotFoundError:
+            raise self._lacks(name) from None
 
     def _one(self, name: str, limit: int, meter: hub.Meter) -> Path:
         from huggingface_hub import hf_hub_download

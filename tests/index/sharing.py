@@ -6,14 +6,17 @@ met with the real client.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 from hub.client import LocalHub
 from index_fakes import POLICY, FakeEmbedder, make_case
 
+from medretrieval.index import publish, table
 from medretrieval.index.builder import build
 from medretrieval.index.cases import Case
 from medretrieval.index.index_store import IndexStore
@@ -31,12 +34,12 @@ OTHER_TOKEN = "hf_local_eve_write"  # of somebody outside the lab, see `stranger
 
 
 def make_index(
-    out: Path, *, cases: Sequence[Case] | None = None, shards: int = 1, **options: Any
+    out: Path, *, cases: Sequence[Case] | None = None, shard_rows: int | None = None, **options: Any
 ) -> Path:
-    """An index of four cases under an open licence.
+    """An index of four cases of three slices, under an open licence.
 
     Args:
-        shards: 1, or a large number for a shard after every row group.
+        shard_rows: slices of a shard; None puts all into one.
     """
     chosen = {
         "embedder": FakeEmbedder(),
@@ -48,15 +51,40 @@ def make_index(
     }
     if cases is None:
         cases = [make_case(number) for number in range(4)]
-    return build(cases, out, **chosen)
+    with nullcontext() if shard_rows is None else small_shards(shard_rows):
+        return build(cases, out, **chosen)
 
 
-def hits(source: Any, modes: Sequence[str] = MODES, **options: Any) -> list[dict[str, Any]]:
-    """What a search by an unseen case gives, in several modes."""
+@contextmanager
+def small_shards(rows: int) -> Iterator[None]:
+    """Indexes that are written within the block have shards of so many slices."""
+
+    class Small(table.ShardWriter):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **{**options, "shard_bytes": 1})
+
+    with (
+        mock.patch.object(table, "GROUP_ROWS", rows),
+        mock.patch.object(publish, "ShardWriter", Small),
+    ):
+        yield
+
+
+def hits(source: Any, *, pictures: bool = True) -> list[dict[str, Any]]:
+    """What a search by an unseen case gives, in several modes.
+
+    Args:
+        pictures: search by its pictures, so that those of the hits are looked at too: are they the
+            same? Otherwise by its embeddings.
+    """
     volume, _ = make_case(77).load()
-    index = open_index(source, embedder=FakeEmbedder(), **options)
+    index = open_index(source, embedder=FakeEmbedder())
     try:
-        return [index.search(volume, mode=mode, k=4).to_json() for mode in modes]
+        query = index.query_embeddings(volume)
+        if not pictures:
+            query = (query.embeddings, query.slice_index, query.position_mm)
+        asked = volume if pictures else query
+        return [index.search(asked, mode=mode, k=4).to_json() for mode in MODES]
     finally:
         index.store.close()
 
@@ -78,7 +106,8 @@ def fetched(hub: LocalHub) -> list[str]:
     found = []
     for request in hub.requests("GET", r"^(hub/datasets/|cdn/)"):
         if request.status in (200, 206):
-            found.append(request.path.partition("?")[0].split("/", 5)[-1])
+            path = request.path.partition("?")[0]
+            found.append(path.split("/", 6 if request.host == "hub" else 5)[-1])
     return found
 
 
