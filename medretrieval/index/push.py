@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from medretrieval.errors import MedRetrievalError, UnavailableError, UsageError
 from medretrieval.index.files import SLICES
 from medretrieval.index.gate import check_gate
 from medretrieval.index.manifest import Manifest, read_manifest
-from medretrieval.index.reference import REPO
+from medretrieval.index.reference import is_repo
 from medretrieval.index.release import make_release
 from medretrieval.index.upload import Pushed, Upload
 from medretrieval.index.workspace import lock_folder, writing
@@ -87,7 +86,7 @@ def check_repo(repo: str) -> None:
     Raises:
         UsageError: it is not ORG/NAME.
     """
-    if not REPO.fullmatch(repo) or re.search(r"--|\.\.|[.-]$|[.-]/|\.git$", repo):
+    if not is_repo(repo):
         raise UsageError(
             f"{repo!r} cannot be the name of a data set; expected ORG/NAME of letters, digits, "
             "dots and dashes, as lab/liver-ct"
