@@ -22,6 +22,7 @@ _POLL_S = 0.1
 # The client hands on what comes in pieces of 10 MB: on a slow line it would seem to have stalled,
 # and of a transfer that breaks off only whole pieces are kept.
 _PIECE_BYTES = 256 << 10
+_GRACE_S = 1.0  # what goes on beside a request that failed may end in peace
 _THREAD = "hub-request"
 
 Answer = TypeVar("Answer")
@@ -189,10 +190,10 @@ class _Asking(Generic[Answer]):
 
 
 def each(do: Callable[[Item], Answer], items: Iterable[Item], *, at_once: int) -> list[Answer]:
-    """`[do(item) for item in items]`, some at a time; the first error ends it.
+    """`[do(item) for item in items]`, some at a time; after an error nothing more is begun.
 
-    What was begun is left behind then. Threads of an executor would keep the process from ending
-    as long as one of them hangs.
+    What hangs then is left behind. Threads of an executor would keep the process from ending as
+    long as one of them hangs.
     """
     left = list(enumerate(items))[::-1]
     number = len(left)
@@ -211,13 +212,20 @@ def each(do: Callable[[Item], Answer], items: Iterable[Item], *, at_once: int) -
                 done.put(error)
                 return
 
-    for _ in range(min(at_once, number)):
-        threading.Thread(target=work, name=_THREAD, daemon=True).start()
+    threads = [
+        threading.Thread(target=work, name=_THREAD, daemon=True)
+        for _ in range(min(at_once, number))
+    ]
+    for thread in threads:
+        thread.start()
     answers: dict[int, Answer] = {}
     for _ in range(number):
         result = done.get()
         if isinstance(result, Exception):
             failed.set()
+            deadline = time.monotonic() + _GRACE_S
+            for thread in threads:
+                thread.join(max(0.0, deadline - time.monotonic()))
             raise result
         answers[result[0]] = result[1]
     return [answers[place] for place in range(number)]

@@ -117,12 +117,15 @@ def _fill(stage: Path, remote: HubFiles, names: Sequence[str]) -> None:
 
 
 def _check(stage: Path, first: Manifest, wanted: dict[str, FileEntry], remote: HubFiles) -> None:
-    """Hash every file; one that is wrong is deleted from the cache too."""
+    """Hash every file; those that are wrong are deleted from the cache too."""
+    refused = []
     for name, entry in wanted.items():
         try:
             _check_one(stage, name, entry)
         except IndexFormatError as error:
-            raise remote.refuse(name, error) from None
+            refused.append(remote.refuse(name, error))
+    if refused:
+        raise refused[0]
     open_store(stage, embedder=first.embedder.name, verify="sizes").close()
 
 

@@ -136,9 +136,14 @@ class HubFiles:
         known = MANIFEST not in limits
 
         def transfer(meter: hub.Meter) -> list[Path]:
-            return hub.each(
-                lambda name: self._one(name, limits[name], meter), limits, at_once=_AT_ONCE
-            )
+            def one(name: str) -> Path:
+                try:
+                    return self._one(name, limits[name], meter)
+                except BaseException:
+                    meter.stopped = True  # the others are of no use any more
+                    raise
+
+            return hub.each(one, limits, at_once=_AT_ONCE)
 
         hub.small_pieces()
         try:
