@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from medretrieval.errors import IndexFormatError, UsageError
 from medretrieval.index.files import (
+    CARD,
     EMBEDDINGS,
     MANIFEST,
     SLICES,
@@ -24,6 +26,8 @@ from medretrieval.index.trust import is_trusted
 from medretrieval.index.workspace import lock_folder, writing
 from medretrieval.types import Progress, no_progress
 
+logger = logging.getLogger(__name__)
+
 
 def pull(
     source: str,
@@ -37,8 +41,9 @@ def pull(
 
     Manifest and embeddings come first. What was fetched is kept in the cache of the Hub's client:
     an interrupted pull goes on, and another revision only fetches what differs. Left out is what is
-    made again from the rest where it is needed: tables for `datasets`, and `index.faiss` unless it
-    is of a trusted source (see `trust.is_trusted`). Nothing appears at `out` before all is there.
+    made again from the rest where it is needed: tables for `datasets`, `index.faiss` unless it is of
+    a trusted source (see `trust.is_trusted`), and a card that was edited on the Hub since. Nothing
+    appears at `out` before all is there.
 
     Args:
         source: ORG/NAME, or ORG/NAME@REVISION.
@@ -71,7 +76,10 @@ def pull(
     first = manifest.choose(embedders[0]) if embedders else manifest
     trusted = is_trusted(named.repo, named.revision)
     wanted = _wanted(manifest, embedders, trusted=trusted)
+    card = {CARD: wanted.pop(CARD)} if CARD in wanted else {}
     remote.fetch(wanted)
+    if _same(remote, card):
+        wanted |= card
     with writing(out):
         work = out.with_name(f".{out.name}.pull")
         with lock_folder(work, out):
@@ -107,6 +115,21 @@ def _wanted(
     }
     order = sorted(files, key=lambda n: (not n.startswith(EMBEDDINGS), n.startswith(SLICES), n))
     return {name: files[name] for name in order}
+
+
+def _same(remote: HubFiles, card: Mapping[str, FileEntry]) -> bool:
+    """Whether the card is still the one that the manifest lists; it is fetched.
+
+    Its owners may have edited it on its page, and the index does without.
+    """
+    try:
+        remote.fetch(card)
+        for name, entry in card.items():
+            _check_one(remote.folder, name, entry)
+    except IndexFormatError as error:
+        logger.warning("the card of %s was edited on the Hub and is left out: %s", remote.repo, error)
+        return False
+    return True
 
 
 def _fill(stage: Path, remote: HubFiles, names: Sequence[str]) -> None:
