@@ -41,9 +41,9 @@ def pull(
 
     Manifest and embeddings come first. What was fetched is kept in the cache of the Hub's client:
     an interrupted pull goes on, and another revision only fetches what differs. Left out is what is
-    made again from the rest where it is needed: tables for `datasets`, `index.faiss` unless it is of
-    a trusted source (see `trust.is_trusted`), and a card that was edited on the Hub since. Nothing
-    appears at `out` before all is there.
+    made again from the rest where it is needed: tables for `datasets`, `index.faiss` unless it is
+    of a trusted source (see `trust.is_trusted`), and a card that was edited on the Hub since.
+    Nothing appears at `out` before all is there.
 
     Args:
         source: ORG/NAME, or ORG/NAME@REVISION.
@@ -127,7 +127,9 @@ def _same(remote: HubFiles, card: Mapping[str, FileEntry]) -> bool:
         for name, entry in card.items():
             _check_one(remote.folder, name, entry)
     except IndexFormatError as error:
-        logger.warning("the card of %s was edited on the Hub and is left out: %s", remote.repo, error)
+        logger.warning(
+            "the card of %s was edited on the Hub and is left out: %s", remote.repo, error
+        )
         return False
     return True
 

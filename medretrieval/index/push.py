@@ -115,7 +115,7 @@ def _staging(index: Path) -> Iterator[Path]:
         with writing(work):
             lock = lock_folder(work, index)
     except UsageError:
-        raise
+        raise UsageError(f"another process publishes {index} now; wait for it") from None
     except MedRetrievalError as error:  # such as an index on a disk that is only read
         logger.info("%s; copying into a temporary folder instead", error)
         with tempfile.TemporaryDirectory(prefix="medretrieval-push-") as temporary:

@@ -6,6 +6,7 @@ met with the real client.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -15,6 +16,7 @@ from unittest import mock
 import numpy as np
 from hub.client import LocalHub
 from index_fakes import POLICY, FakeEmbedder, make_case
+from numpy.typing import NDArray
 
 from medretrieval.index import publish, table
 from medretrieval.index.builder import build
@@ -22,15 +24,28 @@ from medretrieval.index.cases import Case
 from medretrieval.index.index_store import IndexStore
 from medretrieval.index.push import push
 from medretrieval.retrieval.engine import open_index
+from medretrieval.types import EmbedderIdentity
 
 REPO = "lab/hearts"
 MANIFEST = "manifest.json"
+CARD = "README.md"
 COLUMNS = "columns.parquet"
 EMBEDDINGS = "embeddings/embeddings.safetensors"
 SHARD = "slices/slices-00000.parquet"
 MODES = ("slice", "max", "count", "mean-pool")
 PNG = b"\x89PNG\r\n\x1a\n"
 OTHER_TOKEN = "hf_local_eve_write"  # of somebody outside the lab, see `stranger`
+
+
+class OtherEmbedder(FakeEmbedder):
+    """Another projection, under another name."""
+
+    @property
+    def identity(self) -> EmbedderIdentity:
+        return dataclasses.replace(super().identity, name="other", weights_sha256="1" * 64)
+
+    def _vector(self, image: NDArray[np.uint8]) -> NDArray[np.float64]:
+        return super()._vector(image)[::-1].copy()
 
 
 def make_index(
