@@ -35,6 +35,10 @@ class IndexFormatError(MedRetrievalError):
     """An index folder is incomplete, tampered with, newer than this version, or not an index."""
 
 
+class NewerSchemaError(IndexFormatError):
+    """An index was made by a later version of medretrieval than this one."""
+
+
 class Cancelled(MedRetrievalError):
     """The work is not wanted any more.
 

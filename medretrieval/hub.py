@@ -8,9 +8,10 @@ can.
 
 from __future__ import annotations
 
+import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 
@@ -18,8 +19,14 @@ REQUEST_TIMEOUT_S = 3.0
 ANSWER_DEADLINE_S = 5.0
 STALL_S = 30.0  # a transfer of which nothing came for so long is given up
 _POLL_S = 0.1
+# The client hands on what comes in pieces of 10 MB: on a slow line it would seem to have stalled,
+# and of a transfer that breaks off only whole pieces are kept.
+_PIECE_BYTES = 256 << 10
+_GRACE_S = 1.0  # what goes on beside a request that failed may end in peace
+_THREAD = "hub-request"
 
 Answer = TypeVar("Answer")
+Item = TypeVar("Item")
 
 
 def offline() -> bool:
@@ -124,6 +131,13 @@ class OversizeError(Exception):
     """A file is larger than it was said to be."""
 
 
+def small_pieces() -> None:
+    """Let the client of this process report downloads often."""
+    from huggingface_hub import constants
+
+    constants.DOWNLOAD_CHUNK_SIZE = min(constants.DOWNLOAD_CHUNK_SIZE, _PIECE_BYTES)
+
+
 def steadily(
     transfer: Callable[[Meter], Answer],
     *,
@@ -165,7 +179,7 @@ class _Asking(Generic[Answer]):
             except Exception as error:  # handed over to the waiting thread
                 self._errors.append(error)
 
-        self.thread = threading.Thread(target=run, name="hub-request", daemon=True)
+        self.thread = threading.Thread(target=run, name=_THREAD, daemon=True)
         self.thread.start()
 
     def answer(self) -> Answer:
@@ -173,6 +187,53 @@ class _Asking(Generic[Answer]):
         if self._errors:
             raise self._errors[0]
         return self._answers[0]
+
+
+def each(do: Callable[[Item], Answer], items: Iterable[Item], *, at_once: int) -> list[Answer]:
+    """`[do(item) for item in items]`, some at a time; after an error nothing more is begun.
+
+    What hangs then is left behind. Threads of an executor would keep the process from ending as
+    long as one of them hangs.
+    """
+    left = list(enumerate(items))[::-1]
+    number = len(left)
+    done: queue.SimpleQueue[tuple[int, Answer] | Exception] = queue.SimpleQueue()
+    lock, failed = threading.Lock(), threading.Event()
+
+    def work() -> None:
+        while not failed.is_set():
+            with lock:
+                if not left:
+                    return
+                place, item = left.pop()
+            try:
+                done.put((place, do(item)))
+            except Exception as error:  # handed over to the waiting thread
+                done.put(error)
+                return
+
+    threads = [
+        threading.Thread(target=work, name=_THREAD, daemon=True)
+        for _ in range(min(at_once, number))
+    ]
+    for thread in threads:
+        thread.start()
+    answers: dict[int, Answer] = {}
+    for _ in range(number):
+        result = done.get()
+        if isinstance(result, Exception):
+            failed.set()
+            deadline = time.monotonic() + _GRACE_S
+            for thread in threads:
+                thread.join(max(0.0, deadline - time.monotonic()))
+            raise result
+        answers[result[0]] = result[1]
+    return [answers[place] for place in range(number)]
+
+
+def left_behind() -> bool:
+    """Whether a request goes on that nobody waits for; the client may not let the process end."""
+    return any(t.name == _THREAD and t.is_alive() for t in threading.enumerate())
 
 
 @contextmanager

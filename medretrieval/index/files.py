@@ -91,6 +91,11 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def git_hash(data: bytes) -> str:
+    """Return the name that Git gives to a file, in hexadecimal; the Hub names small files by it."""
+    return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
+
+
 def is_linked(path: Path, blobs: Path | None, folder: Path | None = None) -> bool:
     """Whether a file of an index is a link, or lies in a linked folder, though it must not.
 

@@ -69,6 +69,11 @@ class IndexFiles:
                     raise self._refused(name, error) from None
                 self._verified.save()
 
+    @property
+    def blobs(self) -> Path | None:
+        """See `files.is_linked`."""
+        return None if self._remote is None else self._remote.blobs
+
     def available(self, name: str) -> bool:
         """Whether a file is there, or can be fetched."""
         return self._remote is not None or (self._folder / name).exists()

@@ -223,7 +223,8 @@ class IndexStore:
     def reload_memories(self) -> None:
         """Take note of memories that were stored in the folder since it was opened."""
         try:
-            manifest = read_manifest(self.path).choose(self.manifest.embedder.name)
+            manifest = read_manifest(self.path, blobs=self._files.blobs)
+            manifest = manifest.choose(self.manifest.embedder.name)
         except (IndexFormatError, UsageError) as error:
             logger.warning("%s was changed while it is open: %s", self.path, error)
             return
@@ -253,13 +254,15 @@ class IndexStore:
         files = m.pop("files")
         memories = memory_info(self.path, self.manifest.files)
         checked = ["sizes"] if self._files.verify == "sizes" else ["sha256", "norms"]
+        # Of the Hub, files are fetched and looked at when they are needed.
+        listed = ["file list"] if self._files.blobs is None else []
         return {
             "path": str(self.path),
             **m,
             "files": len(files),
             "bytes": sum(entry["bytes"] for entry in files.values()),
             # An index that fails a check does not open.
-            "checked": ["schema", "file list", *checked, "rows", "counts", "dimension"],
+            "checked": ["schema", *listed, *checked, "rows", "counts", "dimension"],
             "exact": self.manifest.index_kind in EXACT_KINDS,
             # Those of others may be left out of a copy of the index.
             "embedders_here": embedders_here(self.path, self.manifest.sets),
@@ -275,10 +278,9 @@ class IndexStore:
 
         m = self.manifest
         path = self.path / m.faiss_file
-        entry = m.files.get(m.faiss_file)
         index = None
         if KINDS[m.index_kind].build is not None:
-            if self._trusted and entry is not None and path.exists():
+            if self._trusted and self.has_file(m.faiss_file):
                 self.check_file(m.faiss_file)
                 index = faiss_files.read_faiss(path, rows=len(self), dim=m.dim, kind=m.index_kind)
             else:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from medretrieval.errors import IndexFormatError, unknown_name
+from medretrieval.errors import IndexFormatError, NewerSchemaError, unknown_name
 from medretrieval.index.changes import Change, read_changes
 from medretrieval.index.columns import attribute_problem
 from medretrieval.index.embedding_sets import DTYPES as DTYPES
@@ -264,7 +264,7 @@ def manifest_from_json(data: Mapping[str, Any], *, where: str = MANIFEST) -> Man
     top = Fields(data, where)
     schema = top.get("schema_version", int)
     if schema > SCHEMA_VERSION:
-        raise IndexFormatError(
+        raise NewerSchemaError(
             f"{where} has schema_version {schema}, this version of medretrieval reads up to "
             f"{SCHEMA_VERSION}; upgrade medretrieval (pip install -U medretrieval)"
         )

@@ -7,7 +7,7 @@ from pathlib import Path
 from medretrieval.errors import UnavailableError
 from medretrieval.index.index_store import IndexStore
 from medretrieval.index.reference import Reference, parse_reference
-from medretrieval.index.remote import HubFiles, locate
+from medretrieval.index.remote import MAIN, HubFiles, locate
 from medretrieval.index.store import open_store
 from medretrieval.index.trust import is_trusted
 from medretrieval.index.verified import Verify
@@ -46,7 +46,7 @@ def open_named(
         commit = locate(named.repo, named.revision)
     except UnavailableError as error:
         raise UnavailableError(f"{error}. There is no folder of the name {source} either") from None
-    files = HubFiles(named.repo, commit, progress=progress)
+    files = HubFiles(named.repo, commit, revision=named.revision or MAIN, progress=progress)
     try:
         return _open_remote(files, named, chosen, verify=verify, trusted=trusted)
     finally:

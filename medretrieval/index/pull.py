@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from medretrieval.errors import IndexFormatError, UsageError
 from medretrieval.index.files import (
+    CARD,
     EMBEDDINGS,
     MANIFEST,
     SLICES,
@@ -18,11 +20,13 @@ from medretrieval.index.manifest import Manifest, read_manifest
 from medretrieval.index.publish import check_output, move_into_place, recover
 from medretrieval.index.reference import parse_reference
 from medretrieval.index.release import link_or_copy
-from medretrieval.index.remote import HubFiles, locate
+from medretrieval.index.remote import MAIN, HubFiles, locate
 from medretrieval.index.store import open_store
 from medretrieval.index.trust import is_trusted
 from medretrieval.index.workspace import lock_folder, writing
 from medretrieval.types import Progress, no_progress
+
+logger = logging.getLogger(__name__)
 
 
 def pull(
@@ -37,8 +41,9 @@ def pull(
 
     Manifest and embeddings come first. What was fetched is kept in the cache of the Hub's client:
     an interrupted pull goes on, and another revision only fetches what differs. Left out is what is
-    made again from the rest where it is needed: tables for `datasets`, and `index.faiss` unless it
-    is of a trusted source (see `trust.is_trusted`). Nothing appears at `out` before all is there.
+    made again from the rest where it is needed: tables for `datasets`, `index.faiss` unless it is
+    of a trusted source (see `trust.is_trusted`), and a card that was edited on the Hub since.
+    Nothing appears at `out` before all is there.
 
     Args:
         source: ORG/NAME, or ORG/NAME@REVISION.
@@ -65,12 +70,16 @@ def pull(
     out = out.resolve() if out.name in ("", "..") else out
     with writing(out):
         check_output(out, force=force)
-    remote = HubFiles(named.repo, locate(named.repo, named.revision), progress=progress)
+    commit = locate(named.repo, named.revision)
+    remote = HubFiles(named.repo, commit, revision=named.revision or MAIN, progress=progress)
     manifest = read_manifest(remote.folder, blobs=remote.blobs)
     first = manifest.choose(embedders[0]) if embedders else manifest
     trusted = is_trusted(named.repo, named.revision)
     wanted = _wanted(manifest, embedders, trusted=trusted)
+    card = {CARD: wanted.pop(CARD)} if CARD in wanted else {}
     remote.fetch(wanted)
+    if _same(remote, card):
+        wanted |= card
     with writing(out):
         work = out.with_name(f".{out.name}.pull")
         with lock_folder(work, out):
@@ -108,6 +117,23 @@ def _wanted(
     return {name: files[name] for name in order}
 
 
+def _same(remote: HubFiles, card: Mapping[str, FileEntry]) -> bool:
+    """Whether the card is still the one that the manifest lists; it is fetched.
+
+    Its owners may have edited it on its page, and the index does without.
+    """
+    try:
+        remote.fetch(card)
+        for name, entry in card.items():
+            _check_one(remote.folder, name, entry)
+    except IndexFormatError as error:
+        logger.warning(
+            "the card of %s was edited on the Hub and is left out: %s", remote.repo, error
+        )
+        return False
+    return True
+
+
 def _fill(stage: Path, remote: HubFiles, names: Sequence[str]) -> None:
     stage.mkdir()
     for name in names:
@@ -116,12 +142,15 @@ def _fill(stage: Path, remote: HubFiles, names: Sequence[str]) -> None:
 
 
 def _check(stage: Path, first: Manifest, wanted: dict[str, FileEntry], remote: HubFiles) -> None:
-    """Hash every file; one that is wrong is deleted from the cache too."""
+    """Hash every file; those that are wrong are deleted from the cache too."""
+    refused = []
     for name, entry in wanted.items():
         try:
             _check_one(stage, name, entry)
         except IndexFormatError as error:
-            raise remote.refuse(name, error) from None
+            refused.append(remote.refuse(name, error))
+    if refused:
+        raise refused[0]
     open_store(stage, embedder=first.embedder.name, verify="sizes").close()
 
 

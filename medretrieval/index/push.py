@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -14,8 +13,8 @@ from medretrieval import hub
 from medretrieval.errors import MedRetrievalError, UnavailableError, UsageError
 from medretrieval.index.files import SLICES
 from medretrieval.index.gate import check_gate
-from medretrieval.index.manifest import Manifest
-from medretrieval.index.reference import REPO
+from medretrieval.index.manifest import Manifest, read_manifest
+from medretrieval.index.reference import is_repo
 from medretrieval.index.release import make_release
 from medretrieval.index.upload import Pushed, Upload
 from medretrieval.index.workspace import lock_folder, writing
@@ -64,6 +63,7 @@ def push(
         raise UnavailableError(
             f"{repo} cannot be published: HF_HUB_OFFLINE is set, so the Hub is not asked"
         )
+    read_manifest(Path(index))  # nothing is made beside what is no index
     with _staging(Path(index)) as folder, hub.quiet():
         release = make_release(
             Path(index),
@@ -86,7 +86,7 @@ def check_repo(repo: str) -> None:
     Raises:
         UsageError: it is not ORG/NAME.
     """
-    if not REPO.fullmatch(repo) or re.search(r"--|\.\.|[.-]$|[.-]/|\.git$", repo):
+    if not is_repo(repo):
         raise UsageError(
             f"{repo!r} cannot be the name of a data set; expected ORG/NAME of letters, digits, "
             "dots and dashes, as lab/liver-ct"
@@ -115,7 +115,7 @@ def _staging(index: Path) -> Iterator[Path]:
         with writing(work):
             lock = lock_folder(work, index)
     except UsageError:
-        raise
+        raise UsageError(f"another process publishes {index} now; wait for it") from None
     except MedRetrievalError as error:  # such as an index on a disk that is only read
         logger.info("%s; copying into a temporary folder instead", error)
         with tempfile.TemporaryDirectory(prefix="medretrieval-push-") as temporary:

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _PREFIX = re.compile(r"(hf://|https?://[^/]+/)datasets/")
-REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
-_REVISION = re.compile(r"[\w][\w./-]*")
+_NAME = r"\w(?:[\w.-]{0,94}\w)?"
+_REPO = re.compile(f"{_NAME}/{_NAME}", re.ASCII)
+_REVISION = re.compile(r"\w[\w./-]*")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -37,6 +38,16 @@ class Reference:
         return f"{place}{revision}{f'#{self.embedder}' if self.embedder else ''}"
 
 
+def is_repo(name: str) -> bool:
+    """Whether `name` can be that of a data set of the Hub, ORG/NAME.
+
+    >>> is_repo("lab/liver-ct"), is_repo("lab/liver--ct"), is_repo("liver")
+    (True, False, False)
+    """
+    allowed = _REPO.fullmatch(name) and not re.search(r"--|\.\.|\.git$", name)
+    return bool(allowed)
+
+
 def parse_reference(text: str | Path) -> Reference:
     """Return what a text names; whether it exists is not asked of the Hub.
 
@@ -56,9 +67,14 @@ def parse_reference(text: str | Path) -> Reference:
         return Reference(folder=Path(place), embedder=chosen)
     bare = _PREFIX.sub("", place, count=1)
     repo, at, revision = bare.partition("@")
-    if REPO.fullmatch(repo) and (not at or _REVISION.fullmatch(revision)):
+    if is_repo(repo) and (not at or _is_revision(revision)):
         return Reference(repo=repo, revision=revision or None, embedder=chosen)
     return Reference(folder=Path(place), embedder=chosen)
+
+
+def _is_revision(name: str) -> bool:
+    # Git allows no "..", and the cache has files of these names.
+    return _REVISION.fullmatch(name) is not None and ".." not in name
 
 
 def split_references(source: str | Path | Sequence[str | Path]) -> list[str | Path]:

@@ -33,7 +33,7 @@ from medretrieval.index.identifiers import find_identifiers
 from medretrieval.index.in_place import file_entry
 from medretrieval.index.index_store import IndexStore
 from medretrieval.index.kinds import KINDS
-from medretrieval.index.manifest import Manifest
+from medretrieval.index.manifest import Manifest, read_manifest
 from medretrieval.index.row_columns import write_columns
 from medretrieval.index.slice_table import SliceTable
 from medretrieval.index.sources import may_publish_pictures
@@ -88,10 +88,13 @@ def make_release(
         IndexFormatError: the index is damaged, or has files that its manifest does not list.
     """
     progress(0, 1, "checking what is published")
+    _refuse_parts(index)
     with open_store(index, verify="full") as store:
         manifest = store.manifest
         withheld = _withheld(manifest, images)
         _refuse_identifiers(store)
+    for name in manifest.others:
+        open_store(index, embedder=name).close()
     shards = sorted(name for name in manifest.files if name.startswith(SLICES))
     rows = _rows(index, shards, manifest)
     if withheld is not None:
@@ -106,6 +109,16 @@ def make_release(
     manifest = _finish(folder, manifest, repo, gate)
     open_store(folder, verify="sizes").close()  # it would be bad to find out elsewhere
     return Release(folder=folder, manifest=manifest, withheld=withheld)
+
+
+def _refuse_parts(index: Path) -> None:
+    manifest = read_manifest(index)
+    missing = [name for name in _embeddings_files(manifest) if not (index / name).exists()]
+    if missing:
+        raise UsageError(
+            f"{', '.join(missing)} is missing, so that the index is not published whole; fetch it, "
+            "or take the embedder out of the index (medretrieval drop-embedder)"
+        )
 
 
 def _refuse_identifiers(store: IndexStore) -> None:
@@ -211,11 +224,8 @@ def link_or_copy(old: Path, new: Path) -> None:
 
 def _write_tables(folder: Path, manifest: Manifest) -> None:
     for entry in manifest.sets.values():
-        path = folder / entry.embeddings_file
-        if not path.exists():
-            continue
         embeddings = read_embeddings(
-            path,
+            folder / entry.embeddings_file,
             rows=manifest.counts.slices,
             dim=entry.embedder.dim,
             dtype=entry.dtype,
@@ -231,14 +241,6 @@ def _finish(folder: Path, manifest: Manifest, repo: str, gate: Gate | None) -> M
     """Write the card and a manifest that lists what is in the folder."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     files = {path.relative_to(folder).as_posix(): file_entry(path) for path in paths}
-    missing = [
-        name for name in _embeddings_files(manifest) if name in manifest.files and name not in files
-    ]
-    if missing:
-        raise UsageError(
-            f"{', '.join(missing)} is missing, so that the index is not published whole; fetch it, "
-            "or take the embedder out of the index"
-        )
     manifest = dataclasses.replace(manifest, files=files)
     text = with_gate(dataset_card(manifest, repo=repo), gate)
     (folder / CARD).write_text(text, encoding="utf-8")

@@ -168,7 +168,7 @@ def check_files(
         verify: as for `store.open_store`.
         verified: remembers what was found right.
         blobs: see `files.is_linked`; given for the cache of the Hub, where any file may be missing,
-            and is hashed when it is used.
+            and is looked at when it is used.
 
     Raises:
         IndexFormatError: one is missing, a link, of another size or content, or not listed.
@@ -184,14 +184,14 @@ def check_files(
             if missing and not path.exists():
                 continue
             raise IndexFormatError(f"{path} is missing; {_how_to_get(name, folder, manifest)}")
+        if blobs is not None:
+            continue
         size = path.stat().st_size
         if size != entry.bytes:
             raise IndexFormatError(
                 f"{path} has {size} bytes, {MANIFEST} says {entry.bytes}; it is cut off or "
                 f"changed; {_remedy(name)}"
             )
-        if blobs is not None:
-            continue
         if verify == "full" or (verify == "changed" and not verified.holds(name, entry.sha256)):
             verified.check(name, entry)
     if blobs is None:  # nothing but what was asked for by name comes into the cache

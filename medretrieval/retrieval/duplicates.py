@@ -123,6 +123,7 @@ class _Comparison:
         self._place = {index: i for i, index in enumerate(query.slice_index.tolist())}
         # A case of the index has its pictures there.
         self._stored = query.patient is not None and query.name in store.volume_ids
+        self._reachable = True
 
     def shown(self) -> set[int]:
         """The query slices that show something, as far as that is known."""
@@ -148,9 +149,13 @@ class _Comparison:
 
     def _thumbnail(self, row: int) -> NDArray[np.uint8] | None:
         """Of a row; None where there is no picture, or it cannot be fetched: hits stay hits."""
+        if not self._reachable:
+            return None
         try:
             return thumbnail(self._store.image(row))
         except (UsageError, UnavailableError) as error:
+            # Each further picture may take as long as this one before it is given up.
+            self._reachable = not isinstance(error, UnavailableError)
             logger.debug("near duplicates are judged by embeddings: %s", error)
             return None
 
