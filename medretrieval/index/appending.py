@@ -21,7 +21,7 @@ from medretrieval.index.changes import MAX_CHANGES, Change, check_note, day_of
 from medretrieval.index.embedding_sets import EmbeddingSet, embedders_here
 from medretrieval.index.manifest import Manifest, read_manifest
 from medretrieval.index.merging import Source, check_sources, describe, write_merged
-from medretrieval.index.publish import Description, check_output
+from medretrieval.index.publish import Description, check_output, named_path
 from medretrieval.index.store import open_store, pseudonym
 from medretrieval.index.workspace import writing
 from medretrieval.types import (
@@ -86,7 +86,7 @@ def append(
         IndexFormatError: the index is damaged.
         MedRetrievalError: the disk is full or cannot be written.
     """
-    out = _named(Path(out))
+    out = named_path(Path(out))
     return _append(
         Path(index),
         out,
@@ -101,11 +101,6 @@ def append(
         skip_bad=skip_bad,
         progress=progress,
     )
-
-
-def _named(out: Path) -> Path:
-    """The folder by a path that ends with its name."""
-    return out.resolve() if out.name in ("", "..") else out
 
 
 def _append(
@@ -343,7 +338,7 @@ def append_slices(
         indices=tuple(sorted({int(number) for number in indices})),
         fingerprint=digest(volume.voxels, labels.voxels),
     )
-    out = _named(Path(out))
+    out = named_path(Path(out))
     with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         work = tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent)

@@ -20,6 +20,7 @@ from medretrieval.index.publish import (
     blocks_of_cases,
     check_output,
     move_into_place,
+    named_path,
     recover,
     write_index,
 )
@@ -104,9 +105,7 @@ def build(
             after all others are done, so that the next start only does what was missing).
         MedRetrievalError: the disk is full or cannot be written.
     """
-    out = Path(out)
-    if out.name in ("", ".."):
-        out = out.resolve()
+    out = named_path(Path(out))
     check_text(name=name, license=license, source=source, split=split or UNKNOWN)
     cases = check_cases(cases)
     identity = canonical(embedder.identity)

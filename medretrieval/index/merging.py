@@ -37,6 +37,7 @@ from medretrieval.index.publish import (
     Description,
     check_output,
     move_into_place,
+    named_path,
     recover,
     write_index,
 )
@@ -93,9 +94,7 @@ def merge(
         MedRetrievalError: the disk is full or cannot be written.
     """
     sources = [Path(path) for path in paths]
-    out = Path(out)
-    if out.name in ("", ".."):
-        out = out.resolve()
+    out = named_path(Path(out))
     if not sources:
         raise UsageError("there is nothing to merge; give at least one index folder")
     if out.resolve() in {source.resolve() for source in sources}:

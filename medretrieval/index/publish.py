@@ -296,6 +296,11 @@ class _Tally:
         )
 
 
+def named_path(out: Path) -> Path:
+    """The path of a folder, ending with its name: hidden folders beside it are named by it."""
+    return out.resolve() if out.name in ("", "..") else out
+
+
 def check_output(out: Path, *, force: bool) -> None:
     """Refuse an output that must not be written.
 

@@ -17,7 +17,7 @@ from medretrieval.index.files import (
     is_derived,
 )
 from medretrieval.index.manifest import Manifest, read_manifest
-from medretrieval.index.publish import check_output, move_into_place, recover
+from medretrieval.index.publish import check_output, move_into_place, named_path, recover
 from medretrieval.index.reference import parse_reference
 from medretrieval.index.release import link_or_copy
 from medretrieval.index.remote import MAIN, HubFiles, locate
@@ -66,8 +66,7 @@ def pull(
         raise UsageError(f"{source!r} is a folder; give ORG/NAME or ORG/NAME@REVISION of the Hub")
     if named.embedder is not None:
         embedders = [*(embedders or ()), named.embedder]
-    out = Path(out)
-    out = out.resolve() if out.name in ("", "..") else out
+    out = named_path(Path(out))
     with writing(out):
         check_output(out, force=force)
     commit = locate(named.repo, named.revision)

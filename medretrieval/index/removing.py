@@ -22,7 +22,7 @@ from medretrieval.index.leftovers import clear_leftovers, settle
 from medretrieval.index.manifest import Manifest, read_manifest
 from medretrieval.index.memory_files import memory_files
 from medretrieval.index.merging import Source, describe, write_merged
-from medretrieval.index.publish import Description, check_output
+from medretrieval.index.publish import Description, check_output, named_path
 from medretrieval.index.store import IndexStore, open_store
 from medretrieval.index.verified import forget
 from medretrieval.index.workspace import writing
@@ -85,7 +85,7 @@ def remove_patient(
     day = day_of(day)
     _check_asked(patient_id, pseudonym, volumes)
     folder = Path(index)
-    target = folder.resolve() if out is None else _named(Path(out))
+    target = folder.resolve() if out is None else named_path(Path(out))
     force = force or out is None
     if target.resolve() == folder.resolve():
         folder = target
@@ -344,8 +344,3 @@ def _clear_caches(index: Path) -> None:
             deleted,
             memories_dir(),
         )
-
-
-def _named(out: Path) -> Path:
-    """The folder by a path that ends with its name."""
-    return out.resolve() if out.name in ("", "..") else out
