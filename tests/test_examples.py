@@ -13,12 +13,11 @@ import pytest
 
 sys.path.append(str(Path(__file__).parent / "index"))
 
-from further_embedder import add_embedder
 from hub.client import ROOT, LocalHub
 from index_fakes import POLICY, FakeEmbedder, make_case
 
 from medretrieval import push
-from medretrieval.index import build, open_store
+from medretrieval.index import add_embedder, build, open_store
 
 pytestmark = pytest.mark.slow
 
@@ -136,7 +135,9 @@ def test_use_an_approximate_index_without_pictures(hub: LocalHub, tmp_path: Path
 
 def test_use_another_embedder(hub: LocalHub, tmp_path: Path) -> None:
     index = make_index(tmp_path)
-    numbers = add_embedder(index, "other")
+    add_embedder(index, embedder=FakeEmbedder(name="other", seed=8, dim=5))
+    with open_store(index, embedder="other") as store:
+        numbers = np.array(store.embeddings)
     push(index, REPO)
     lines = run(hub, USE, REPO, "--embedder", "other", "--row", "33")
     assert lines[0].endswith("embedders fake, other")

@@ -295,13 +295,13 @@ class Backend:
                 "only a page on your own machine writes a new version, and of a single index; "
                 "download the support set instead"
             )
-        own = self.open(key).index.embedder
         source = parse_reference(self._source(parts[0]))
         if source.folder is None:
             raise UsageError(
                 f"{source.repo} lies on the Hub; `medretrieval pull {source.repo} FOLDER` gives "
                 "you a folder of your own, of which a new version can be made"
             )
+        own = self.open(key).index.embedder
         wanted = [entry.embedder for entry in read_manifest(source.folder).sets.values()]
         embedders = load_every(wanted, loaded=[own], device=self._device)
         return append_slices(source.folder, out, *options, embedder=embedders, **more)

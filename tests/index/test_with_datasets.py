@@ -12,7 +12,6 @@ import faiss
 import numpy as np
 import pytest
 import yaml
-from further_embedder import add_embedder
 from hub.client import LocalHub
 from huggingface_hub import hf_hub_download
 from index_fakes import DIM, POLICY, FakeEmbedder, make_case
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from safetensors.numpy import load_file
 
-from medretrieval.index import build, open_store, tables
+from medretrieval.index import add_embedder, build, open_store, tables
 from medretrieval.index.files import CARD
 from medretrieval.index.opening import open_named
 from medretrieval.index.pull import pull
@@ -122,12 +121,14 @@ def test_embeddings(hub: LocalHub, tmp_path: Path, float16: bool) -> None:
 
 def test_several_embedders(hub: LocalHub, tmp_path: Path) -> None:
     index = make_index(tmp_path, float16=True)
-    numbers = add_embedder(index, "other")
+    add_embedder(index, embedder=FakeEmbedder(name="other", seed=8, dim=5))
+    with open_store(index, embedder="other") as store:
+        numbers = np.array(store.embeddings)
     push(index, REPO)
     assert datasets.get_dataset_config_names(REPO) == ["default", "fake", "other"]
     table = datasets.load_dataset(REPO, "other", split="train")
     np.testing.assert_array_equal(vectors_of(table), numbers)
-    table.load_faiss_index("embedding", f"hf://datasets/{REPO}@v1/index-other.faiss")
+    table.load_faiss_index("embedding", f"hf://datasets/{REPO}@v2/index-other.faiss")
     np.testing.assert_array_equal(
         table.search_batch("embedding", numbers, k=5)[1], nearest(numbers, 5)
     )
