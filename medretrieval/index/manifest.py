@@ -33,7 +33,8 @@ from medretrieval.types import EmbedderIdentity, SlicePolicy
 
 SCHEMA_VERSION = 2
 CROPS = ("none", "body")
-MAX_MANIFEST_BYTES = 64 << 20
+MAX_MANIFEST_BYTES = 16 << 20  # takes twenty times as much in memory
+MAX_SIDE = 8192  # of a picture, in pixels; larger ones could fill the memory
 MAX_COMMAND = 4000
 MAX_KEYS = 1000  # of pseudonyms; each is tried for a patient who is looked for
 
@@ -247,6 +248,8 @@ def read_manifest(folder: Path, *, blobs: Path | None = None) -> Manifest:
         raise IndexFormatError(f"{path} is larger than {MAX_MANIFEST_BYTES} bytes: not a manifest")
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
+        # Half of a pair of surrogates passes as JSON, and could be written nowhere.
+        json.dumps(data, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise IndexFormatError(f"{path} is not valid JSON ({error}); fetch it again") from None
     if not isinstance(data, dict) or "schema_version" not in data:
@@ -281,7 +284,7 @@ def manifest_from_json(data: Mapping[str, Any], *, where: str = MANIFEST) -> Man
         slices=SlicePolicy(
             axis=slices.get("axis", str),
             window=slices.get("window", str),
-            max_side=slices.positive("max_side"),
+            max_side=_max_side(slices),
             crop=_crop(slices),
         ),
         counts=_counts(top.sub("counts")),
@@ -319,6 +322,13 @@ def _command(fields: Fields) -> str | None:
     if len(command) > MAX_COMMAND:
         raise fields.wrong("command", f"is longer than {MAX_COMMAND} characters")
     return command
+
+
+def _max_side(fields: Fields) -> int:
+    side = fields.positive("max_side")
+    if side > MAX_SIDE:
+        raise fields.wrong("max_side", f"is {side}, expected at most {MAX_SIDE}")
+    return side
 
 
 def _crop(fields: Fields) -> str:
