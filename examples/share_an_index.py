@@ -4,6 +4,8 @@
     python -m examples.share_an_index images/ ORG/NAME --masks masks/ --label-names 1=liver \\
         --license cc-by-4.0 --origin "our own CT, anonymised"
 
+Research use only, not for diagnosis.
+
 Needs medretrieval: installed, or run it in the folder of a clone. HF_ENDPOINT names another Hub
 than huggingface.co.
 

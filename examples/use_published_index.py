@@ -3,6 +3,8 @@
     python examples/use_published_index.py ORG/NAME [--revision v1] [--row 7]
     python examples/use_published_index.py ORG/NAME --query vector.npy
 
+Research use only, not for diagnosis.
+
 Nothing of medretrieval is needed: pip install datasets huggingface_hub safetensors faiss-cpu pillow
 
 Expect: what the index holds; the picture, mask and labels of a row; the rows most like it, twice:

@@ -14,7 +14,7 @@ from medretrieval.index.cases import Case, attribute_names, check_cases, check_t
 from medretrieval.index.commands import shareable
 from medretrieval.index.embedding import Engine, Job, check_unit, embed_cases
 from medretrieval.index.kinds import check_parameters
-from medretrieval.index.manifest import canonical
+from medretrieval.index.manifest import MAX_SIDE, canonical
 from medretrieval.index.publish import (
     Description,
     blocks_of_cases,
@@ -111,7 +111,7 @@ def build(
     identity = canonical(embedder.identity)
     check_parameters(index_kind, index_parameters, dim=identity.dim)
     check_unit(embedder)
-    _check_crop(slices, embedder)
+    _check_slices(slices, embedder)
     # Of all cases, so that every part gives a structure the same value.
     pseudonym_of = pseudonym_of or partial(pseudonym, index_name=name)
     known = Vocabulary(case.label_names for case in cases)
@@ -201,8 +201,10 @@ def block_of(cases: Sequence[Case], part: tuple[int, int]) -> list[Case]:
     return list(cases[(number - 1) * len(cases) // parts : number * len(cases) // parts])
 
 
-def _check_crop(slices: SlicePolicy, embedder: Embedder | VolumeEmbedder) -> None:
+def _check_slices(slices: SlicePolicy, embedder: Embedder | VolumeEmbedder) -> None:
     check_crop(slices.crop)
+    if slices.max_side > MAX_SIDE:
+        raise UsageError(f"max_side is {slices.max_side}, but no index has more than {MAX_SIDE}")
     if embedder.identity.unit == "volume" and slices.crop != "none":
         raise UsageError(
             f"crop is {slices.crop!r}, but the embedder {embedder.identity.name} embeds whole "

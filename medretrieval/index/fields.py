@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from medretrieval.errors import IndexFormatError
 
 T = TypeVar("T")
+_MAX_INT = 1 << 53
 
 
 class Fields:
@@ -31,6 +32,8 @@ class Fields:
         value = self.data[key]
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
             raise self.wrong(key, f"is a {type(value).__name__}, expected {kind.__name__}")
+        if isinstance(value, int) and abs(value) > _MAX_INT:
+            raise self.wrong(key, "is a number that is larger than any an index has")
         return value
 
     def positive(self, key: str) -> int:

@@ -28,12 +28,14 @@ from medretrieval.index.files import MANIFEST as MANIFEST
 from medretrieval.index.files import MEMORIES as MEMORIES
 from medretrieval.index.files import FileEntry as FileEntry
 from medretrieval.index.files import sha256_file as sha256_file
+from medretrieval.index.reference import parse_reference
 from medretrieval.index.search_entry import IndexRequest, RecallReport
 from medretrieval.types import EmbedderIdentity, SlicePolicy
 
 SCHEMA_VERSION = 2
 CROPS = ("none", "body")
-MAX_MANIFEST_BYTES = 64 << 20
+MAX_MANIFEST_BYTES = 16 << 20  # takes twenty times as much in memory
+MAX_SIDE = 8192  # of a picture, in pixels; larger ones could fill the memory
 MAX_COMMAND = 4000
 MAX_KEYS = 1000  # of pseudonyms; each is tried for a patient who is looked for
 
@@ -234,9 +236,13 @@ def read_manifest(folder: Path, *, blobs: Path | None = None) -> Manifest:
         raise IndexFormatError(f"{str(folder)!r} cannot be opened as an index: {reason}") from None
     if not folder.is_dir():
         what = "is a file" if folder.exists() else "does not exist"
+        repo = None if folder.exists() else parse_reference(str(folder)).repo
+        hub = (
+            f"; if it is one of the Hub, `medretrieval pull {folder} FOLDER` first" if repo else ""
+        )
         raise IndexFormatError(
             f"{folder} {what}; an index is a folder with a {MANIFEST}, as `medretrieval build` "
-            "writes it"
+            f"writes it{hub}"
         )
     if is_linked(path, blobs, folder) or not path.is_file():
         raise IndexFormatError(
@@ -247,6 +253,8 @@ def read_manifest(folder: Path, *, blobs: Path | None = None) -> Manifest:
         raise IndexFormatError(f"{path} is larger than {MAX_MANIFEST_BYTES} bytes: not a manifest")
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
+        # Half of a pair of surrogates passes as JSON, and could be written nowhere.
+        json.dumps(data, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise IndexFormatError(f"{path} is not valid JSON ({error}); fetch it again") from None
     if not isinstance(data, dict) or "schema_version" not in data:
@@ -281,7 +289,7 @@ def manifest_from_json(data: Mapping[str, Any], *, where: str = MANIFEST) -> Man
         slices=SlicePolicy(
             axis=slices.get("axis", str),
             window=slices.get("window", str),
-            max_side=slices.positive("max_side"),
+            max_side=_max_side(slices),
             crop=_crop(slices),
         ),
         counts=_counts(top.sub("counts")),
@@ -319,6 +327,13 @@ def _command(fields: Fields) -> str | None:
     if len(command) > MAX_COMMAND:
         raise fields.wrong("command", f"is longer than {MAX_COMMAND} characters")
     return command
+
+
+def _max_side(fields: Fields) -> int:
+    side = fields.positive("max_side")
+    if side > MAX_SIDE:
+        raise fields.wrong("max_side", f"is {side}, expected at most {MAX_SIDE}")
+    return side
 
 
 def _crop(fields: Fields) -> str:

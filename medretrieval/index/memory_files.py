@@ -31,6 +31,9 @@ from medretrieval.index.workspace import sync, writing
 
 _NUMBERED = re.compile(rf"{MEMORIES}(.+)-([0-9a-f]{{12}})-([0-9]{{5}})\.safetensors")
 COUNT = "memories"  # in the metadata of a file: how many it holds
+# Of ours a header takes half a kilobyte for a memory of 10 kB or more, in files of 64 MB; it takes
+# ten times as much in memory.
+_MAX_HEADER = 8 << 20
 
 
 def memory_prefix(segmenter: str, digest: str) -> str:
@@ -132,10 +135,27 @@ def memory_info(folder: Path, files: Mapping[str, FileEntry]) -> list[dict[str, 
     return list(found.values())
 
 
+def open_memories(path: Path, framework: str) -> Any:
+    """Open a file of memories; no tensor is read.
+
+    Args:
+        framework: "numpy" or "pt".
+
+    Raises:
+        SafetensorError, OSError: it cannot be opened.
+        ValueError: its header is longer than memories need.
+    """
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+    if length > _MAX_HEADER:
+        raise ValueError(f"its header claims {length} bytes, at most {_MAX_HEADER} are read")
+    return safe_open(path, framework=framework)
+
+
 def _count(path: Path) -> int | None:
     try:
-        with safe_open(path, framework="numpy") as file:
+        with open_memories(path, "numpy") as file:
             text = (file.metadata() or {}).get(COUNT, "")
-    except (OSError, SafetensorError):
+    except (OSError, ValueError, SafetensorError):
         return None
     return int(text) if text.isdecimal() else None

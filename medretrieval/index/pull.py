@@ -10,6 +10,7 @@ from pathlib import Path
 from medretrieval.errors import IndexFormatError, UsageError
 from medretrieval.index.files import (
     CARD,
+    COLUMNS_FILE,
     EMBEDDINGS,
     MANIFEST,
     SLICES,
@@ -17,6 +18,7 @@ from medretrieval.index.files import (
     is_derived,
 )
 from medretrieval.index.manifest import Manifest, read_manifest
+from medretrieval.index.pages import check_pages
 from medretrieval.index.publish import check_output, move_into_place, named_path, recover
 from medretrieval.index.reference import parse_reference
 from medretrieval.index.release import link_or_copy
@@ -162,3 +164,5 @@ def _check_one(stage: Path, name: str, entry: FileEntry) -> None:
             f"it has {found.bytes} bytes and sha256 {found.sha256[:12]}, expected {entry.bytes} "
             f"and {entry.sha256[:12]}"
         )
+    if name.startswith(SLICES) or name == COLUMNS_FILE:
+        check_pages(stage / name)

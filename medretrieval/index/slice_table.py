@@ -20,6 +20,7 @@ from medretrieval.index.row_columns import Columns, check_footer, columns_of, da
 from medretrieval.index.table import CODED, schema_of
 
 _CACHED_GROUPS = 16
+_CACHED_BYTES = 256 << 20
 _OPEN_SHARDS = 128  # a process may have about a thousand open files
 
 
@@ -105,12 +106,17 @@ class SliceTable:
                 except (OSError, ValueError, pa.ArrowException) as error:
                     raise damaged(self.paths[number], error) from None
                 self._cache[number, group, column] = found
-                if len(self._cache) > _CACHED_GROUPS:
-                    self._cache.popitem(last=False)
+                self._shrink_cache()
             else:
                 self._cache.move_to_end((number, group, column))
         cell = found[place - int(shard.starts[group])].as_py()
         return None if cell is None else cell["bytes"]
+
+    def _shrink_cache(self) -> None:
+        """Forget what was not looked at for long; what was read last stays."""
+        size = sum(kept.nbytes for kept in self._cache.values())
+        while len(self._cache) > 1 and (len(self._cache) > _CACHED_GROUPS or size > _CACHED_BYTES):
+            size -= self._cache.popitem(last=False)[1].nbytes
 
     def where(self, row: int) -> str:
         """Return the file and row for messages."""

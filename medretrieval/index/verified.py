@@ -24,14 +24,24 @@ from typing import Any, Literal
 
 from medretrieval.errors import IndexFormatError
 from medretrieval.folders import cache_dir
-from medretrieval.index.files import CARD, EMBEDDINGS, MANIFEST, FileEntry, is_derived, is_linked
+from medretrieval.index.files import (
+    CARD,
+    COLUMNS_FILE,
+    EMBEDDINGS,
+    MANIFEST,
+    SLICES,
+    FileEntry,
+    is_derived,
+    is_linked,
+)
 from medretrieval.index.manifest import Manifest
+from medretrieval.index.pages import check_pages
 
 logger = logging.getLogger(__name__)
 
 Verify = Literal["changed", "full", "sizes"]
 
-_FORMAT = 1  # a later version that checks more counts on; older records are then worth nothing
+_FORMAT = 2  # a later version that checks more counts on; older records are then worth nothing
 # File systems keep times in steps of up to 2 s: within them a file can change and keep its times.
 _SETTLED_NS = 2_000_000_000
 _MAX_BYTES = 8 << 20
@@ -86,7 +96,8 @@ class Verified:
         """Hash a file, and remember it if it is right.
 
         Raises:
-            IndexFormatError: its hash is not that of `entry`.
+            IndexFormatError: its hash is not that of `entry`, or it is of rows and would take much
+                more memory than they need.
         """
         path = self._folder / name
         started = time.time_ns()
@@ -98,6 +109,8 @@ class Verified:
             raise IndexFormatError(
                 f"{path} was changed: its sha256 is not the one in {MANIFEST}; {_remedy(name)}"
             )
+        if name == COLUMNS_FILE or name.startswith(SLICES):
+            check_pages(path)
         if _state(before) == _state(after) and _settled(before, started):
             self._new[name] = _Seen(state=_state(before), sha256=digest)
 

@@ -7,11 +7,11 @@ import threading
 from pathlib import Path
 from typing import Any, Protocol
 
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
 from medretrieval.errors import IndexFormatError
 from medretrieval.index.manifest import Manifest
-from medretrieval.index.memory_files import memory_files, memory_prefix
+from medretrieval.index.memory_files import memory_files, memory_prefix, open_memories
 from medretrieval.segmentation.cache import Memory, MemorySource
 from medretrieval.segmentation.sam2_backend import Sam2Network
 from medretrieval.segmentation.segmenter import Segmenter
@@ -106,7 +106,7 @@ class StoredMemories:
             return  # they may be deleted
         try:
             self._store.check_file(name)
-            file: Any = safe_open(path, framework="pt")
+            file = open_memories(path, "pt")
             if (file.metadata() or {}).get("format") != FORMAT:
                 raise ValueError(f"it is not of the format {FORMAT}")
         except (IndexFormatError, SafetensorError, OSError, ValueError) as error:

@@ -112,7 +112,7 @@ class Connecting:
             except Exception:
                 logger.exception("an action of the page failed")
                 message = INTERNAL
-            message = message[:1].upper() + message[1:]
+            message = text.sentence(message)
             # The page takes this message as HTML.
             # Of a table only the sentence before it, as its columns need the width of the page.
             gr.Warning(html.escape(message.partition("\n")[0]), title="This did not work")

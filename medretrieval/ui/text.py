@@ -31,6 +31,16 @@ PLANES = ("sagittal", "coronal", "axial")
 EDGES = {"axial": "A R", "coronal": "S R", "sagittal": "S A"}
 
 
+def sentence(message: str) -> str:
+    """A message with a capital at its start, unless it starts with a name or path, as it is typed.
+
+    >>> sentence("no such index"), sentence("lab/hearts cannot be fetched")
+    ('No such index', 'lab/hearts cannot be fetched')
+    """
+    plain = message.partition(" ")[0].isalpha()
+    return message[:1].upper() + message[1:] if plain else message
+
+
 def status(kind: str, message: str) -> str:
     """A line below an action. `kind` is "idle", "ok", "warning" or "error"."""
     role = "alert" if kind in ("warning", "error") else "status"

@@ -313,3 +313,9 @@ def test_the_embedder_of_the_index_is_listed_though_it_is_in_no_table() -> None:
     assert "file:ours.json" in content.embedders(rows, "file:ours.json")
     assert "used by this index" in content.embedders(rows, "file:ours.json")
     assert "not in the table" not in content.embedders(rows, "toy")
+
+
+def test_names_in_messages_are_written_as_they_are() -> None:
+    assert text.sentence("no such index; choose one") == "No such index; choose one"
+    for message in ("lab/hearts cannot be fetched", "slices-0.parquet is damaged", ""):
+        assert text.sentence(message) == message

@@ -392,3 +392,10 @@ def test_an_index_can_be_moved(own_index: Path, tmp_path: Path) -> None:
     moved = own_index.rename(tmp_path / "moved")
     assert len(open_store(moved)) == 9
     assert str(tmp_path).encode() not in b"".join(contents(moved).values())
+
+
+def test_a_name_of_the_hub_where_a_folder_is_needed() -> None:
+    with pytest.raises(IndexFormatError, match=r"`medretrieval pull lab/none@v1 FOLDER` first"):
+        open_store("lab/none@v1")
+    with pytest.raises(IndexFormatError, match=r"writes it$"):
+        open_store("/lab/none")
