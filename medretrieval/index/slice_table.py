@@ -112,9 +112,13 @@ class SliceTable:
         cell = found[place - int(shard.starts[group])].as_py()
         return None if cell is None else cell["bytes"]
 
+    def path(self, row: int) -> Path:
+        """Return the shard that a row is in."""
+        return self.paths[self._place(row)[0]]
+
     def where(self, row: int) -> str:
         """Return the file and row for messages."""
-        return f"{self.paths[self._place(row)[0]]}, row_id {row}"
+        return f"{self.path(row)}, row_id {row}"
 
     def columns(self) -> Columns:
         """Read everything but the pictures from the shards and check it.
