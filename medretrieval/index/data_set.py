@@ -60,26 +60,23 @@ class DataSet:
 
         api, repo = self.api, self.repo
 
-        def make() -> bool:
+        def there() -> bool:
             try:
                 api.repo_info(repo, repo_type=DATASET, timeout=hub.REQUEST_TIMEOUT_S)
-                return False
             except RepositoryNotFoundError:
-                pass
+                return False
+            return True
+
+        def make() -> bool:
+            if there():
+                return False
             try:
                 api.create_repo(repo, repo_type=DATASET, private=private)
             except HfHubHTTPError as error:
-                if error.response.status_code in (401, 403):
-                    raise UnavailableError(
-                        f"{repo} cannot be made at {api.endpoint}: log in with `hf auth login`, or "
-                        "set HF_TOKEN, with a token that may write there"
-                    ) from error
-                if error.response.status_code == _CONFLICT:
-                    raise UnavailableError(
-                        f"{repo} is there, but this login does not see it; choose another name, or "
-                        "ask its owners"
-                    ) from error
-                raise
+                code = error.response.status_code
+                if code == _CONFLICT and there():  # somebody else was faster
+                    return False
+                raise _refusal(repo, code) or error from error
             return True
 
         return self.ask(make)
@@ -136,3 +133,18 @@ class DataSet:
             return {f.path: f.lfs.sha256 if f.lfs else f.blob_id for f in files}
 
         return self.ask(listed)
+
+
+def _refusal(repo: str, code: int) -> UnavailableError | None:
+    """The error for a data set that cannot be made; None where the status says no more."""
+    if code in (401, 403):
+        return UnavailableError(
+            f"{repo} cannot be made: log in with `hf auth login`, or set HF_TOKEN, with a token "
+            "that may write there"
+        )
+    if code == _CONFLICT:
+        return UnavailableError(
+            f"{repo} is there, but this login does not see it; choose another name, or ask its "
+            "owners"
+        )
+    return None

@@ -218,6 +218,12 @@ class IndexGroup:
         number, own = self._place(row)
         return self.stores[number].image(own)
 
+    def fetched_with(self, row: int) -> str | None:
+        """As `IndexStore.fetched_with`."""
+        number, own = self._place(row)
+        name = self.stores[number].fetched_with(own)
+        return None if name is None else f"{number}/{name}"
+
     def has_image(self, row: int) -> bool:
         """As `IndexStore.has_image`."""
         number, own = self._place(row)

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import pyarrow.parquet as pq
+from safetensors import SafetensorError, safe_open
 
-from medretrieval.index.files import EMBEDDINGS, SLICES
+from medretrieval.index.files import EMBEDDINGS, MEMORIES, SLICES
 from medretrieval.index.index_store import IndexStore
+from medretrieval.index.memory_files import COUNT
 from medretrieval.index.tensors import metadata_of
 
 # DICOM UIDs: a root, and so many further numbers that they are made for one study or image
@@ -38,9 +40,12 @@ _KEYWORDS = {
     *("seriesinstanceuid", "socialsecuritynumber", "sopinstanceuid", "ssn", "stationname"),
     *("studydate", "studyid", "studyinstanceuid", "birthdate", "dateofbirth", "dob"),
 }
-_TEXT_CHUNKS = {b"tEXt", b"zTXt", b"iTXt", b"eXIf"}
+_LONG = 9  # letters of a keyword that is no accident inside of another name
+# What a picture needs; text, EXIF and whatever programs of scanners add has other names.
+_PIXEL_CHUNKS = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"gAMA", b"sRGB", b"pHYs"}
 _PNG_START = 8
 _PARQUET_KEYS = {b"huggingface", b"ARROW:schema"}
+_MEMORY_KEYS = {"format", COUNT}
 
 
 def find_identifiers(store: IndexStore) -> list[str]:
@@ -73,20 +78,31 @@ def looks_like_identifier(text: str) -> str | None:
 
 
 def _names(store: IndexStore) -> Iterator[str]:
-    manifest = store.manifest
+    own = store.manifest.to_json()
+    del own["files"]  # whose names have no room for any
     texts = {
         "names of volumes": store.volume_ids,
         "labels": store.labels.names,
         "regions": store.region.names,
         "modalities": store.modality.names,
-        "the manifest's texts": [
-            *(manifest.name, manifest.source, manifest.license, manifest.split or ""),
-            *(manifest.command or "", *(change.note for change in manifest.changes)),
-        ],
+        "texts of the manifest": list(_texts(own)),
         **{f"values of the column {name}": c.names for name, c in store.attributes.items()},
     }
     for where, values in texts.items():
         yield from _found(where, values)
+
+
+def _texts(data: Any) -> Iterator[str]:
+    """Every text in JSON-able data, names of fields too."""
+    if isinstance(data, str):
+        yield data
+    elif isinstance(data, Mapping):
+        for key, value in data.items():
+            yield key
+            yield from _texts(value)
+    elif isinstance(data, (list, tuple)):
+        for value in data:
+            yield from _texts(value)
 
 
 def _found(where: str, values: Iterable[str]) -> Iterator[str]:
@@ -97,7 +113,8 @@ def _found(where: str, values: Iterable[str]) -> Iterator[str]:
 
 def _attributes(store: IndexStore) -> Iterator[str]:
     for name in store.attributes:
-        if re.sub(r"[^a-z]", "", name.casefold()) in _KEYWORDS:
+        letters = re.sub(r"[^a-z]", "", name.casefold().replace("'s", ""))
+        if any(word == letters or (len(word) >= _LONG and word in letters) for word in _KEYWORDS):
             yield f"the column {name} is called like an element of DICOM that tells who it is"
 
 
@@ -111,6 +128,14 @@ def _metadata(store: IndexStore) -> Iterator[str]:
         elif name.startswith(EMBEDDINGS) and path.suffix == ".safetensors" and path.exists():
             if metadata_of(path):
                 yield f"{name} has metadata that no index needs"
+        elif name.startswith(MEMORIES) and path.exists():
+            try:
+                with safe_open(path, framework="numpy") as file:
+                    plain = _MEMORY_KEYS.issuperset(file.metadata() or {})
+            except (OSError, SafetensorError):
+                plain = False
+            if not plain:
+                yield f"{name} has metadata that no index needs, or is no file of memories"
 
 
 def _pictures(store: IndexStore) -> Iterator[str]:
@@ -120,19 +145,23 @@ def _pictures(store: IndexStore) -> Iterator[str]:
             for group in range(file.num_row_groups):
                 table = file.read_row_group(group, columns=["image", "mask"], use_threads=False)
                 for column in table.columns:
-                    count += sum(map(_has_text, column.to_pylist()))
+                    count += sum(map(_says_more, column.to_pylist()))
         if count:
-            yield f"{count} pictures in {name} carry text in their files"
+            yield f"{count} pictures in {name} carry text or other data besides their pixels"
 
 
-def _has_text(cell: dict[str, Any] | None) -> bool:
-    return cell is not None and not _TEXT_CHUNKS.isdisjoint(png_chunks(cell["bytes"]))
+def _says_more(cell: dict[str, Any] | None) -> bool:
+    if cell is None:
+        return False
+    return cell["path"] is not None or not _PIXEL_CHUNKS.issuperset(png_chunks(cell["bytes"]))
 
 
 def png_chunks(data: bytes) -> Iterator[bytes]:
-    """Yield the types of the chunks of a PNG file, as far as it goes."""
+    """Yield the types of the chunks of a PNG file, and b"" for what is none at its end."""
     place = _PNG_START
     while place + 8 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, place)
         yield kind
         place += 12 + length
+    if place != len(data):
+        yield b""

@@ -161,6 +161,10 @@ class IndexStore:
         self._check(row)
         return self.manifest.pictures
 
+    def fetched_with(self, row: int) -> str | None:
+        """The file of an index of the Hub in which the picture of a row is; None of a folder."""
+        return None if self._files.blobs is None else self._table.path(self._check(row)).name
+
     def has_mask(self, row: int) -> bool:
         """Whether the slice was annotated, be it that nothing is on it."""
         return bool(self.annotated[self._check(row)])

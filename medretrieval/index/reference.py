@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-_PREFIX = re.compile(r"(hf://|https?://[^/]+/)datasets/")
+# hf://datasets/ORG/NAME, or the address of a page, which may be that of a revision.
+_PAGE = re.compile(r"(?:hf://|https?://[^/]+/)datasets/([^/]+/[^/]+?)(?:/tree/(.+?))?/?")
 _NAME = r"\w(?:[\w.-]{0,94}\w)?"
 _REPO = re.compile(f"{_NAME}/{_NAME}", re.ASCII)
 _REVISION = re.compile(r"\w[\w./-]*")
@@ -59,17 +60,31 @@ def parse_reference(text: str | Path) -> Reference:
     >>> parse_reference("./lab/liver").repo is None
     True
     """
-    if isinstance(text, Path) or exists(text):
-        return Reference(folder=Path(text))
+    if isinstance(text, Path):
+        return Reference(folder=text)
+    here = _here(text)
+    if here is not None:
+        return here
     place, _, embedder = text.partition("#")
-    chosen = embedder or None
-    if exists(place):
-        return Reference(folder=Path(place), embedder=chosen)
-    bare = _PREFIX.sub("", place, count=1)
+    page = _PAGE.fullmatch(place)
+    bare = place if page is None else page[1] + (f"@{page[2]}" if page[2] else "")
     repo, at, revision = bare.partition("@")
     if is_repo(repo) and (not at or _is_revision(revision)):
-        return Reference(repo=repo, revision=revision or None, embedder=chosen)
-    return Reference(folder=Path(place), embedder=chosen)
+        return Reference(repo=repo, revision=revision or None, embedder=embedder or None)
+    return Reference(folder=Path(place), embedder=embedder or None)
+
+
+def _here(text: str) -> Reference | None:
+    """A folder that exists, with an embedder behind its name or not; the longest name counts."""
+    if exists(text):
+        return Reference(folder=Path(text))
+    place, mark, embedder = text.rpartition("#")
+    while mark:
+        if exists(place):
+            return Reference(folder=Path(place), embedder=embedder or None)
+        place, mark, more = place.rpartition("#")
+        embedder = f"{more}#{embedder}"
+    return None
 
 
 def _is_revision(name: str) -> bool:
@@ -83,9 +98,12 @@ def split_references(source: str | Path | Sequence[str | Path]) -> list[str | Pa
     >>> split_references("a, b,c")
     ['a', 'b', 'c']
     """
-    if isinstance(source, str) and "," in source and not exists(source):
-        return [name.strip() for name in source.split(",") if name.strip()]
-    return [source] if isinstance(source, (str, Path)) else list(source)
+    if not isinstance(source, str):
+        return [source] if isinstance(source, Path) else list(source)
+    here = _here(source)
+    if "," not in source or (here is not None and "," not in (here.embedder or "")):
+        return [source]
+    return [name.strip() for name in source.split(",") if name.strip()]
 
 
 def exists(name: str) -> bool:

@@ -223,6 +223,8 @@ def link_or_copy(old: Path, new: Path) -> None:
 
 
 def _write_tables(folder: Path, manifest: Manifest) -> None:
+    from medretrieval.index.faiss_files import build_faiss, write_faiss
+
     for entry in manifest.sets.values():
         embeddings = read_embeddings(
             folder / entry.embeddings_file,
@@ -233,8 +235,13 @@ def _write_tables(folder: Path, manifest: Manifest) -> None:
         )
         write_embeddings_table(folder / embeddings_table(entry.embeddings_file), embeddings)
         faiss_file = folder / entry.faiss_file
-        if KINDS[entry.index_kind].build is None and not faiss_file.exists():
+        if faiss_file.exists():
+            continue
+        if KINDS[entry.index_kind].build is None:
             write_flat_faiss(faiss_file, embeddings)
+        else:  # left out by whoever pulled the index and did not trust it
+            index = build_faiss(embeddings, entry.index_kind, entry.index_parameters)
+            write_faiss(index, faiss_file)
 
 
 def _finish(folder: Path, manifest: Manifest, repo: str, gate: Gate | None) -> Manifest:

@@ -118,9 +118,13 @@ class SliceTable:
         while len(self._cache) > 1 and (len(self._cache) > _CACHED_GROUPS or size > _CACHED_BYTES):
             size -= self._cache.popitem(last=False)[1].nbytes
 
+    def path(self, row: int) -> Path:
+        """Return the shard that a row is in."""
+        return self.paths[self._place(row)[0]]
+
     def where(self, row: int) -> str:
         """Return the file and row for messages."""
-        return f"{self.paths[self._place(row)[0]]}, row_id {row}"
+        return f"{self.path(row)}, row_id {row}"
 
     def columns(self) -> Columns:
         """Read everything but the pictures from the shards and check it.

@@ -103,6 +103,7 @@ class Upload:
                     revision=commit,
                     repo_type=DATASET,
                     tag_message=f"Version {self._manifest.version} of the index",
+                    exist_ok=True,  # the same push from another machine
                 )
             )
         return Pushed(

@@ -42,6 +42,7 @@ EQUAL = 0.999  # cosine of embeddings of the same pixels, whatever the precision
 SHARE = 0.5  # of the slices of a query that are the same, from which a volume is
 PAIRS = 8  # of the slices of a volume compared, equally spaced from the most to the least similar
 SLICES = 24  # slice hits compared in one search, the most similar first
+FETCHED = 4  # files of an index of the Hub that are fetched for it in one search, 8 MB each
 
 
 def thumbnail(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -99,7 +100,8 @@ def mark(
 
     Returns:
         The same hits. Of a query without pictures, given as embeddings, those are flagged whose
-        embeddings are all but equal, which copies that were saved again are not. Nothing is flagged
+        embeddings are all but equal, which copies that were saved again are not; so it is with the
+        pictures of an index of the Hub that are in more than `FETCHED` files. Nothing is flagged
         for an embedder of whole volumes, which matches no slices.
     """
     if query.identity is not None and query.identity.unit == "volume":
@@ -124,6 +126,7 @@ class _Comparison:
         # A case of the index has its pictures there.
         self._stored = query.patient is not None and query.name in store.volume_ids
         self._reachable = True
+        self._fetched: set[str] = set()
 
     def shown(self) -> set[int]:
         """The query slices that show something, as far as that is known."""
@@ -149,7 +152,7 @@ class _Comparison:
 
     def _thumbnail(self, row: int) -> NDArray[np.uint8] | None:
         """Of a row; None where there is no picture, or it cannot be fetched: hits stay hits."""
-        if not self._reachable:
+        if not self._reachable or not self._affordable(row):
             return None
         try:
             return thumbnail(self._store.image(row))
@@ -158,6 +161,13 @@ class _Comparison:
             self._reachable = not isinstance(error, UnavailableError)
             logger.debug("near duplicates are judged by embeddings: %s", error)
             return None
+
+    def _affordable(self, row: int) -> bool:
+        """Whether the picture lies here, or in one of the few files that may be fetched."""
+        file = self._store.fetched_with(row)
+        if file is not None and len(self._fetched) < FETCHED:
+            self._fetched.add(file)
+        return file is None or file in self._fetched
 
 
 def _same_volume(hit: Hit, same: _Comparison) -> bool:

@@ -82,6 +82,10 @@ class Store(Protocol):
         """The picture of a row, (H, W) or (H, W, 3)."""
         ...
 
+    def fetched_with(self, row: int) -> str | None:
+        """The file that has to be fetched for the picture of a row; None of an index on disk."""
+        ...
+
     def support(self, row: int, score: float | None = None) -> Support:
         """A row with picture and mask; UsageError if it has no mask."""
         ...

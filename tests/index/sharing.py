@@ -19,15 +19,18 @@ from index_fakes import POLICY, FakeEmbedder, make_case
 from numpy.typing import NDArray
 
 from medretrieval.index import publish, table
+from medretrieval.index.appending import append
 from medretrieval.index.builder import build
 from medretrieval.index.cases import Case
 from medretrieval.index.index_store import IndexStore
+from medretrieval.index.leftovers import leftovers
 from medretrieval.index.push import push
 from medretrieval.retrieval.engine import open_index
 from medretrieval.types import EmbedderIdentity
 
 REPO = "lab/hearts"
 MANIFEST = "manifest.json"
+ATTRIBUTES = ".gitattributes"  # of the Hub itself
 CARD = "README.md"
 COLUMNS = "columns.parquet"
 EMBEDDINGS = "embeddings/embeddings.safetensors"
@@ -143,3 +146,20 @@ def recorder() -> tuple[list[tuple[int, int, str]], Callable[[int, int, str], No
     """What a progress callback was called with, and the callback."""
     calls: list[tuple[int, int, str]] = []
     return calls, lambda done, total, message: calls.append((done, total, message))
+
+
+def next_version(index: Path, out: Path, number: int = 9) -> Path:
+    """The next version of an index with shards of three slices: with one case more."""
+    with small_shards(3):
+        return append(index, out, [make_case(number)], embedder=FakeEmbedder())
+
+
+def uploads(hub: LocalHub) -> list[str]:
+    """The large objects that were sent."""
+    return [r.path.split("/upload/")[1][:64] for r in hub.requests("PUT", "^cdn/")]
+
+
+def nothing_left(index: Path) -> None:
+    """No work of a push is left beside an index, which is alone in its folder."""
+    assert leftovers(index) == []
+    assert [path.name for path in index.parent.iterdir()] == [index.name]

@@ -10,10 +10,21 @@ from pathlib import Path
 
 import pytest
 from hub.client import LocalHub
-from sharing import COLUMNS, EMBEDDINGS, MANIFEST, REPO, assert_same, fetched, make_index, pushed
+from sharing import (
+    COLUMNS,
+    EMBEDDINGS,
+    MANIFEST,
+    REPO,
+    OtherEmbedder,
+    assert_same,
+    fetched,
+    make_index,
+    pushed,
+)
 
 from medretrieval import hub as hub_client
 from medretrieval.errors import IndexFormatError, UnavailableError
+from medretrieval.index import add_embedder
 from medretrieval.index.opening import open_named
 from medretrieval.index.pull import pull
 from medretrieval.index.store import open_store
@@ -113,6 +124,31 @@ def test_swapped_answers(hub: LocalHub, index: Path) -> None:
                 remote.image(row)
         hub.swap(REPO, SHARDS[0], SHARDS[1])
         assert_same(remote, local)
+
+
+@pytest.mark.parametrize("announced", [True, False])
+def test_swapped_embeddings(hub: LocalHub, index: Path, tmp_path: Path, announced: bool) -> None:
+    other = "embeddings/other.safetensors"
+    add_embedder(index, embedder=OtherEmbedder())
+    pushed(hub, index)
+    repo = hub.repo(REPO)
+    right = {name: repo.content(name) for name in (EMBEDDINGS, other)}
+    assert len(set(map(len, right.values()))) == 1
+    if announced:
+        hub.commit(REPO, {EMBEDDINGS: right[other], other: right[EMBEDDINGS]})
+    else:
+        hub.swap(REPO, EMBEDDINGS, other)
+    refused(lambda: open_named(REPO), EMBEDDINGS)
+    refused(lambda: open_named(f"{REPO}#other"), other)
+    with pytest.raises(IndexFormatError, match="was refused"):
+        pull(REPO, tmp_path / "out")
+    if announced:
+        hub.commit(REPO, right)
+    else:
+        hub.swap(REPO, EMBEDDINGS, other)
+    for name in ("fake", "other"):
+        with open_named(REPO, embedder=name) as remote, open_store(index, embedder=name) as local:
+            assert_same(remote, local)
 
 
 def test_an_open_index_gets_over_a_refused_picture(hub: LocalHub, index: Path) -> None:

@@ -60,6 +60,36 @@ def test_a_search_by_pictures_looks_at_those_of_its_hits(hub: LocalHub, index: P
     assert set(FIRST) < set(fetched(hub)) <= {*FIRST, *SHARDS}
 
 
+def test_a_search_fetches_few_pictures(
+    hub: LocalHub, index: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Copies are among the most similar; nobody waits for the pictures of all hits."""
+    monkeypatch.setattr("medretrieval.retrieval.duplicates.FETCHED", 1)
+    pushed(hub, index)
+    volume, _ = make_case(2).load()  # is in the index
+    for source in (REPO, index):
+        opened = open_index(source, embedder=FakeEmbedder())
+        found = opened.search(volume, mode="slice", k=4).hits
+        same = [hit.near_duplicate for hit in found]
+        assert same == [hit.volume_id == "volume-002" and hit.rank == 1 for hit in found]
+        assert sum(same) == 3
+        opened.store.close()
+    assert sorted(fetched(hub)) == sorted([*FIRST, SHARDS[2]])
+
+
+def test_a_hub_that_is_gone_costs_a_search_one_attempt(hub: LocalHub, index: Path) -> None:
+    pushed(hub, index)
+    with open_stores(REPO):
+        pass
+    volume, _ = make_case(77).load()
+    opened = open_index(REPO, embedder=FakeEmbedder())
+    hub.fail("slices", 503)
+    hub.reset_log()
+    assert opened.search(volume, mode="slice", k=4).hits
+    assert len(hub.requests(None, "slices")) == 1
+    opened.store.close()
+
+
 def test_a_picture_fetches_its_shard_once(hub: LocalHub, index: Path) -> None:
     pushed(hub, index)
     with open_named(REPO) as remote, open_store(index) as local:

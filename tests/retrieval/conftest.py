@@ -62,6 +62,9 @@ class ToyStore:
     def image(self, row: int) -> NDArray[np.uint8]:
         return np.zeros((2, 2), dtype=np.uint8)
 
+    def fetched_with(self, row: int) -> None:
+        return None
+
     def support(self, row: int, score: float | None = None) -> Support:
         picture = self.image(row)
         return Support(image=picture, mask=picture, names={}, key=str(row), score=score)
