@@ -135,8 +135,9 @@ def _embeddings(m: Manifest, place: Place) -> str:
         *imports,
         "",
         f"rows = {place.load(configs[embedder])}",
-        *attach,
+        # Before the search structure is attached: another format copies the rows with it.
         'query = rows.with_format("numpy")[0]["embedding"]  # any unit vector of this embedder',
+        *attach,
         'scores, found = rows.get_nearest_examples("embedding", query, k=5)',
         'print(scores, found["row_id"])',
     ]

@@ -16,6 +16,9 @@ class Remote(Protocol):
     """Whence the files of an index folder come that are not in it yet, see `remote.HubFiles`."""
 
     @property
+    def name(self) -> str: ...
+
+    @property
     def blobs(self) -> Path: ...
 
     def fetch(self, files: Mapping[str, FileEntry]) -> None: ...
@@ -68,6 +71,11 @@ class IndexFiles:
                 except IndexFormatError as error:
                     raise self._refused(name, error) from None
                 self._verified.save()
+
+    @property
+    def origin(self) -> str | None:
+        """ORG/NAME@COMMIT of the Hub whence they come; None if they are this machine's own."""
+        return None if self._remote is None else self._remote.name
 
     @property
     def blobs(self) -> Path | None:

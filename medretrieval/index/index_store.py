@@ -94,6 +94,11 @@ class IndexStore:
         self._searcher: Searcher | None = None
         self._lock = threading.Lock()
 
+    @property
+    def origin(self) -> str | None:
+        """ORG/NAME@COMMIT of the Hub, None for a folder of one's own."""
+        return self._files.origin
+
     def __len__(self) -> int:
         return len(self.embeddings)
 
@@ -262,6 +267,7 @@ class IndexStore:
         listed = ["file list"] if self._files.blobs is None else []
         return {
             "path": str(self.path),
+            **({} if self.origin is None else {"origin": self.origin}),
             **m,
             "files": len(files),
             "bytes": sum(entry["bytes"] for entry in files.values()),

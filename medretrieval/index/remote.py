@@ -78,6 +78,11 @@ class HubFiles:
             self._note(revision)
 
     @property
+    def name(self) -> str:
+        """What opens it again, at this very commit."""
+        return f"{self.repo}@{self.commit}"
+
+    @property
     def blobs(self) -> Path:
         """The folder that the cache's links lead into."""
         return (self.folder.parent.parent / "blobs").resolve()

@@ -278,6 +278,7 @@ def about(opened: Opened) -> str:
         cases = f"{counts.volumes} synthetic cases"
     rows = {
         "Index": f"{m.name}, version {m.version}",
+        **({"From": opened.origin} if opened.origin else {}),
         "Contents": f"{cases}, {counts.slices} {unit}s, {counts.annotated_slices} of them "
         "annotated",
         "Modalities": f"{_listing(m.modalities)} {unit}s",

@@ -68,6 +68,12 @@ class Opened:
     synthetic: bool
 
     @property
+    def origin(self) -> str | None:
+        """Where on the Hub it lies, at which commit; several with commas between them."""
+        stores = getattr(self.index.store, "stores", (self.index.store,))
+        return ", ".join(store.origin for store in stores if store.origin) or None
+
+    @property
     def policy(self) -> SlicePolicy:
         policy: SlicePolicy = self.index.manifest.slices
         return policy
@@ -128,6 +134,8 @@ class Opened:
         m = self.index.manifest
         return {
             "name": m.name,
+            "version": m.version,
+            **({"origin": self.origin} if self.origin else {}),
             "synthetic": self.synthetic,
             "slices": m.counts.slices,
             "embedder": dataclasses.asdict(m.embedder),

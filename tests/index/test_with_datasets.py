@@ -220,8 +220,8 @@ def test_folders(hub: LocalHub, tmp_path: Path) -> None:
             assert loaded["volume_id"] == [store.volume_ids[code] for code in store.volume]
             np.testing.assert_array_equal(np.asarray(loaded[9]["image"]), store.image(9))
     table = datasets.load_dataset(str(staged), "fake", split="train")
-    table.load_faiss_index("embedding", str(staged / "index.faiss"))
     vectors = vectors_of(table)
+    table.load_faiss_index("embedding", str(staged / "index.faiss"))
     np.testing.assert_array_equal(
         table.search_batch("embedding", vectors, k=5)[1], nearest(vectors, 5)
     )
