@@ -83,7 +83,7 @@ class Wiring(MaskWiring):
             page.index.input, act.choose_index, [page.index, page.query],
             f"index mode found hits why maps search_status structures {ABOUT} {EXAMPLES} {SLIDERS} "
             f"{FILES} {IMAGE_OPTIONS} {INDEX_OPTIONS} {UNSEGMENTED}",
-            "search_status", shown=page.hits, progress=True,
+            "search_status", shown=page.hits, progress=True, failed=act.unopened(),
         )  # fmt: skip
         for done in (started, uploaded, opened, chosen):
             self._adapt(done.then)

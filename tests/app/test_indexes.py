@@ -92,3 +92,13 @@ def test_hits_without_pictures(
     key = hits.partition('data-key="')[2].partition('"')[0]
     assert "upper-1" in visitor.actions.why(visitor.session, key)["why"]
     assert "this index has no pictures" in visitor.actions.maps(visitor.session, key)["maps"]
+
+
+def test_the_page_says_where_an_index_came_from(two: Path, hub: LocalHub, uploads: Path) -> None:
+    done = push(two, "lab/two")
+    own = Backend(allow_paths=True)
+    shown = Actions(own, uploads=uploads).choose_index("lab/two", None)
+    assert f"lab/two@{done.commit}" in shown["about"]
+    assert own.open("lab/two").describe()["origin"] == f"lab/two@{done.commit}"
+    assert "origin" not in own.open(str(two)).describe()
+    assert own.open(f"lab/two@{done.commit}").origin == f"lab/two@{done.commit}"

@@ -58,6 +58,10 @@ class SearchActions(OptionActions):
             updates["window"] = ""
         return updates
 
+    def unopened(self) -> Updates:
+        """The parts that speak of an index, where it could not be opened."""
+        return {"about": text.placeholder("Not open", "The index that was named did not open.")}
+
     def find(
         self,
         session: Session,
