@@ -144,8 +144,8 @@ def test_without_pictures_it_says_why(
     hub: LocalHub, index: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, err = run(capsys, "push", index, REPO, "--no-images", "--no-tables", "--json")
-    assert json.loads(out)["withheld"] == "this was asked for"
-    assert err == "published without images and masks: this was asked for\n"
+    assert json.loads(out)["withheld"] == "its publisher chose so"
+    assert err == "published without images and masks: its publisher chose so\n"
     assert set(hub.repo(REPO).paths()) == {
         *(".gitattributes", CARD, MANIFEST, COLUMNS, "embeddings/embeddings.safetensors"),
         "slices/slices-00000.parquet",
