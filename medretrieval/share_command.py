@@ -46,6 +46,7 @@ def push(options: argparse.Namespace) -> None:
     )
     if done.withheld is not None:
         print(f"published without images and masks: {done.withheld}", file=sys.stderr)
+    print(done.audience(), file=sys.stderr)
     show(options, done.to_json(), lambda: f"{done.repo}@{done.commit} {done.tag}\n{done.url}")
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from medretrieval import hub
 from medretrieval.errors import MedRetrievalError, UnavailableError, UsageError
+from medretrieval.index.data_set import DataSet
 from medretrieval.index.files import SLICES
 from medretrieval.index.gate import check_gate
 from medretrieval.index.manifest import Manifest, read_manifest
@@ -64,6 +65,9 @@ def push(
             f"{repo} cannot be published: HF_HUB_OFFLINE is set, so the Hub is not asked"
         )
     read_manifest(Path(index))  # nothing is made beside what is no index
+    asked = gate_kind
+    if gate is None:  # the questions of a gate that is there are part of the card
+        _, asked = DataSet(repo).seen()
     with _staging(Path(index)) as folder, hub.quiet():
         release = make_release(
             Path(index),
@@ -71,7 +75,7 @@ def push(
             repo=repo,
             images=images,
             tables=tables,
-            gate=gate_kind,
+            gate=asked,
             progress=progress,
         )
         _check_folders(release.manifest)

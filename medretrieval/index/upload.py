@@ -48,6 +48,8 @@ class Pushed:
         created: whether the data set is new.
         sent: bytes of the files that the Hub did not have.
         withheld: why images and masks were left out, None if they were not.
+        private: whether only its owners see it.
+        gate: "auto" or "manual" if whoever wants it has to ask, None if not.
     """
 
     repo: str
@@ -57,6 +59,19 @@ class Pushed:
     created: bool
     sent: int
     withheld: str | None
+    private: bool
+    gate: Gate | None
+
+    def audience(self) -> str:
+        """Who can have it now, in words."""
+        owners = self.repo.partition("/")[0]
+        if self.private:
+            hidden = f"private: only {owners} sees it"
+            return hidden + (", so nobody can ask at its gate yet (--public)" if self.gate else "")
+        if self.gate is None:
+            return "public: everyone can fetch it"
+        let_in = "at once" if self.gate == "auto" else f"by {owners}, on its page"
+        return f"gated: everyone sees its card; who answers the questions is let in {let_in}"
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -105,6 +120,7 @@ class Upload:
                     tag_message=f"Version {self._manifest.version} of the index",
                 )
             )
+        seen = self._data_set.seen()
         return Pushed(
             repo=self._repo,
             commit=commit,
@@ -113,6 +129,8 @@ class Upload:
             created=created,
             sent=sent,
             withheld=self._release.withheld,
+            private=seen[0],
+            gate=seen[1],
         )
 
     def _check_version(

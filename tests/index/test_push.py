@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -72,3 +73,25 @@ def test_large_files_are_published(hub: LocalHub, tmp_path: Path) -> None:
     with open_named(REPO) as remote, open_store(index) as ours:
         np.testing.assert_array_equal(remote.embeddings, ours.embeddings)
     assert push(index, REPO).sent == 0
+
+
+def test_a_gate_keeps_its_questions(hub: LocalHub, index: Path) -> None:
+    push(index, REPO, gate="manual", private=False)
+    again = push(index, REPO)
+    assert (again.sent, again.gate) == (0, "manual")
+    assert hub.repo(REPO).gated == "manual"
+    assert b"extra_gated_fields" in hub.repo(REPO).content("README.md")
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({}, "private: only lab sees it"),
+        ({"gate": "manual"}, "private: only lab sees it, so nobody can ask at its gate yet"),
+        ({"private": False}, "public: everyone can fetch it"),
+        ({"private": False, "gate": "auto"}, "is let in at once"),
+        ({"private": False, "gate": "manual"}, "is let in by lab, on its page"),
+    ],
+)
+def test_it_says_who_can_have_it(hub: LocalHub, index: Path, options: Any, says: str) -> None:
+    assert says in push(index, REPO, **options).audience()
