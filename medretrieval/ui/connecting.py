@@ -112,7 +112,8 @@ class Connecting:
             except Exception:
                 logger.exception("an action of the page failed")
                 message = INTERNAL
-            message = message[:1].upper() + message[1:]
+            if message.partition(" ")[0].isalpha():  # not a path or a name of the Hub
+                message = message[:1].upper() + message[1:]
             # The page takes this message as HTML.
             # Of a table only the sentence before it, as its columns need the width of the page.
             gr.Warning(html.escape(message.partition("\n")[0]), title="This did not work")
