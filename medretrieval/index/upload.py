@@ -6,7 +6,8 @@ which of them it has. The commit comes last, and is all or nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -50,6 +51,7 @@ class Pushed:
         withheld: why images and masks were left out, None if they were not.
         private: whether only its owners see it.
         gate: "auto" or "manual" if whoever wants it has to ask, None if not.
+        before_removal: tags that are still there of versions before something was removed.
     """
 
     repo: str
@@ -61,6 +63,7 @@ class Pushed:
     withheld: str | None
     private: bool
     gate: Gate | None
+    before_removal: tuple[str, ...] = ()
 
     def audience(self) -> str:
         """Who can have it now, in words."""
@@ -131,6 +134,7 @@ class Upload:
             withheld=self._release.withheld,
             private=seen[0],
             gate=seen[1],
+            before_removal=() if squash else _before_removal(self._manifest, tags),
         )
 
     def _check_version(
@@ -166,7 +170,7 @@ class Upload:
                 raise UsageError(
                     f"{self._repo} has a version {self._manifest.version} already, and it is not "
                     "this index. A version is published once: make a new one (append, remove, "
-                    "add-embedder), or pull that one and merge"
+                    "add-embedder), or pull that one and append to it"
                 )
         return tagged is not None
 
@@ -283,6 +287,13 @@ class Upload:
 
         self._data_set.ask(delete)
         return self._data_set.state(alone=True)[0]
+
+
+def _before_removal(manifest: Manifest, tags: Iterable[str]) -> tuple[str, ...]:
+    """The tags of versions that have what a later one removed."""
+    last = max((change.version for change in manifest.changes if change.removed), default=0)
+    numbers = sorted(int(tag[1:]) for tag in tags if re.fullmatch(r"v[1-9]\d{0,8}", tag))
+    return tuple(f"v{number}" for number in numbers if number < last)
 
 
 def _cause(error: Exception) -> Exception:

@@ -13,6 +13,7 @@ from hub.client import LocalHub
 from index_fakes import DIM, POLICY, FakeEmbedder, make_case
 from numpy.typing import NDArray
 
+from medretrieval.index import append, remove_patient
 from medretrieval.index.builder import build
 from medretrieval.index.opening import open_named
 from medretrieval.index.pull import pull
@@ -73,6 +74,18 @@ def test_large_files_are_published(hub: LocalHub, tmp_path: Path) -> None:
     with open_named(REPO) as remote, open_store(index) as ours:
         np.testing.assert_array_equal(remote.embeddings, ours.embeddings)
     assert push(index, REPO).sent == 0
+
+
+def test_it_says_which_versions_have_what_was_removed(
+    hub: LocalHub, index: Path, tmp_path: Path
+) -> None:
+    push(index, REPO)
+    less = remove_patient(index, tmp_path / "2", volumes=["volume-001"])
+    assert push(less, REPO).before_removal == ("v1",)
+    more = append(less, tmp_path / "3", [make_case(9)], embedder=FakeEmbedder())
+    assert push(more, REPO).before_removal == ("v1",)
+    assert push(more, REPO, squash_history=True).before_removal == ()
+    assert push(more, REPO).before_removal == ()
 
 
 def test_a_gate_keeps_its_questions(hub: LocalHub, index: Path) -> None:
