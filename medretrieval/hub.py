@@ -257,7 +257,7 @@ def quiet() -> Iterator[None]:
 
 def reason(error: Exception) -> str:
     """Why the Hub did not give a file, in words for a person who can do something about it."""
-    from huggingface_hub import constants
+    from huggingface_hub import constants, get_token
     from huggingface_hub.errors import (
         GatedRepoError,
         HfHubHTTPError,
@@ -273,10 +273,12 @@ def reason(error: Exception) -> str:
     if isinstance(error, OfflineModeIsEnabled):
         return f"HF_HUB_OFFLINE is set, so {hub} is not asked"
     if isinstance(error, GatedRepoError):
-        return (
-            f"the repository at {hub} is gated: accept its terms on its page, "
-            "then log in with `hf auth login` or set HF_TOKEN"
-        )
+        address, resolved, _ = str(error.response.url).partition("/resolve/")
+        page = f" ({address})" if resolved else ""
+        then = "log in with `hf auth login` or set HF_TOKEN"
+        if get_token() is not None:
+            then = "wait until you are let in if its owners decide that (or log in as who was)"
+        return f"the repository at {hub} is gated: accept its terms on its page{page}, then {then}"
     if isinstance(error, RevisionNotFoundError):
         return f"{hub} does not have that revision of the repository"
     if isinstance(error, RepositoryNotFoundError):
@@ -287,4 +289,5 @@ def reason(error: Exception) -> str:
             return f"{hub} refuses access (status {code}): run `hf auth login` or set HF_TOKEN"
         return f"{hub} answered with status {code}"
     text = str(error).strip().splitlines()
-    return f"{hub} did not give them ({type(error).__name__}{': ' + text[0] if text else ''})"
+    said = "could not be reached" if type(error).__name__ == "ConnectError" else "did not give them"
+    return f"{hub} {said} ({type(error).__name__}{': ' + text[0] if text else ''})"

@@ -46,6 +46,14 @@ def push(options: argparse.Namespace) -> None:
     )
     if done.withheld is not None:
         print(f"published without images and masks: {done.withheld}", file=sys.stderr)
+    if not options.quiet:
+        print(done.audience(), file=sys.stderr)
+    if done.before_removal:
+        print(
+            f"what this version removed is still in {', '.join(done.before_removal)} there: give "
+            "the same command with --squash-history to forget those",
+            file=sys.stderr,
+        )
     show(options, done.to_json(), lambda: f"{done.repo}@{done.commit} {done.tag}\n{done.url}")
 
 

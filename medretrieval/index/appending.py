@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import logging
 import shutil
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -33,6 +34,8 @@ from medretrieval.types import (
     VolumeEmbedder,
     no_progress,
 )
+
+logger = logging.getLogger(__name__)
 
 AnyEmbedder = Embedder | VolumeEmbedder
 
@@ -155,6 +158,7 @@ def _append(
     try:
         with open_store(added, verify="sizes") as store:
             again = sorted(present & set(store.volume_ids))  # a bad case takes nobody's place
+            _warn_of_unknown(manifest, store.manifest)
         sources = check_sources([index, added], without=again)
         description = _description(sources, note=note, day=day, replaced=len(again))
         write_merged(sources, out, description, force=force, progress=progress)
@@ -162,6 +166,20 @@ def _append(
         # A whole index is of no use to the same call again; unfinished ones are, see `build`.
         shutil.rmtree(added, ignore_errors=True)
     return out
+
+
+def _warn_of_unknown(old: Manifest, added: Manifest) -> None:
+    """New cases that lack what all old ones have are left out by a filter on it."""
+    for what, ours, theirs in (
+        ("modality", old.modalities, added.modalities),
+        ("region", old.regions, added.regions),
+    ):
+        if UNKNOWN in theirs and UNKNOWN not in ours:
+            logger.warning(
+                "the %s of %d new slices is unknown, while the index has it of all others (%s); a "
+                "search with --%s leaves them out. Say it with --%s or in a table",
+                *(what, theirs[UNKNOWN], ", ".join(ours), what, what),
+            )
 
 
 def _pseudonym(manifest: Manifest, known: Collection[str], patient_id: str) -> str:

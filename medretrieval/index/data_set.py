@@ -13,7 +13,7 @@ from medretrieval.errors import (
     UnavailableError,
     UsageError,
 )
-from medretrieval.index.gate import Gate
+from medretrieval.index.gate import Gate, check_gate
 from medretrieval.index.manifest import Manifest, read_manifest
 from medretrieval.index.remote import MAIN, HubFiles
 
@@ -89,6 +89,19 @@ class DataSet:
                     self.repo, gated=gate, private=private, repo_type=DATASET
                 )
             )
+
+    def seen(self) -> tuple[bool, Gate | None]:
+        """Whether only its owners see it, and its gate; (True, None) where it is not there yet."""
+        from huggingface_hub.errors import RepositoryNotFoundError
+
+        def look() -> tuple[bool, Gate | None]:
+            try:
+                info = self.api.dataset_info(self.repo, timeout=hub.REQUEST_TIMEOUT_S)
+            except RepositoryNotFoundError:
+                return True, None
+            return bool(info.private), check_gate(info.gated or None)
+
+        return self.ask(look)
 
     def state(self, *, alone: bool) -> tuple[str, dict[str, str]]:
         """The commit of the main branch, and tag -> commit.

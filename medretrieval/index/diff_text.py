@@ -27,7 +27,8 @@ def _lines(found: IndexDiff) -> Iterator[str]:
         return
     if found.same_content:
         yield "the same rows and settings, in other files"
-    yield from _part("settings", found.settings, lambda s: _change(s.field, s.old, s.new))
+    told = [s for s in found.settings if not s.field.endswith("index.reason")]  # it says numbers
+    yield from _part("settings", told, lambda s: _change(s.field, s.old, s.new))
     yield from _part("changes since then", found.changes_added, str)
     yield from _part("changes that the second does not have", found.changes_removed, str)
     yield from _counted("counts", found.counts)
@@ -78,6 +79,10 @@ def _counted(title: str, numbers: Mapping[str, tuple[int, int]]) -> Iterator[str
 
 
 def _change(field: str, old: Any, new: Any) -> str:
+    if field == "version":  # the first one has none
+        old, new = old or 1, new or 1
+    elif field.startswith("embedders"):  # everything of each of them
+        old, new = (", ".join(v) if isinstance(v, Mapping) else v for v in (old, new))
     return f"{field}: {_short(old)} -> {_short(new)}"
 
 

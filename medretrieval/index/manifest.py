@@ -28,7 +28,7 @@ from medretrieval.index.files import MANIFEST as MANIFEST
 from medretrieval.index.files import MEMORIES as MEMORIES
 from medretrieval.index.files import FileEntry as FileEntry
 from medretrieval.index.files import sha256_file as sha256_file
-from medretrieval.index.reference import parse_reference
+from medretrieval.index.reference import is_repo
 from medretrieval.index.search_entry import IndexRequest, RecallReport
 from medretrieval.types import EmbedderIdentity, SlicePolicy
 
@@ -236,13 +236,10 @@ def read_manifest(folder: Path, *, blobs: Path | None = None) -> Manifest:
         raise IndexFormatError(f"{str(folder)!r} cannot be opened as an index: {reason}") from None
     if not folder.is_dir():
         what = "is a file" if folder.exists() else "does not exist"
-        repo = None if folder.exists() else parse_reference(str(folder)).repo
-        hub = (
-            f"; if it is one of the Hub, `medretrieval pull {folder} FOLDER` first" if repo else ""
-        )
+        pull = f". One of the Hub is pulled first: `medretrieval pull {folder} FOLDER`"
         raise IndexFormatError(
             f"{folder} {what}; an index is a folder with a {MANIFEST}, as `medretrieval build` "
-            f"writes it{hub}"
+            f"writes it{pull if is_repo(str(folder).partition('@')[0]) else ''}"
         )
     if is_linked(path, blobs, folder) or not path.is_file():
         raise IndexFormatError(

@@ -45,6 +45,8 @@ def open_named(
     try:
         commit = locate(named.repo, named.revision)
     except UnavailableError as error:
+        if "://" in str(source):
+            raise
         raise UnavailableError(f"{error}. There is no folder of the name {source} either") from None
     files = HubFiles(named.repo, commit, revision=named.revision or MAIN, progress=progress)
     try:

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from medretrieval import hub
 from medretrieval.errors import MedRetrievalError, UnavailableError, UsageError
+from medretrieval.index.data_set import DataSet
 from medretrieval.index.files import SLICES
-from medretrieval.index.gate import check_gate
+from medretrieval.index.gate import Gate, check_gate
 from medretrieval.index.manifest import Manifest, read_manifest
 from medretrieval.index.reference import is_repo
 from medretrieval.index.release import make_release
@@ -63,7 +64,12 @@ def push(
         raise UnavailableError(
             f"{repo} cannot be published: HF_HUB_OFFLINE is set, so the Hub is not asked"
         )
-    read_manifest(Path(index))  # nothing is made beside what is no index
+    _check_folders(read_manifest(Path(index)))  # nothing is made beside what is no index
+
+    def asked() -> Gate | None:
+        """The gate that there will be; the questions of one that is there stay on the card."""
+        return DataSet(repo).seen()[1] if gate_kind is None else gate_kind
+
     with _staging(Path(index)) as folder, hub.quiet():
         release = make_release(
             Path(index),
@@ -71,10 +77,9 @@ def push(
             repo=repo,
             images=images,
             tables=tables,
-            gate=gate_kind,
+            gate=asked,
             progress=progress,
         )
-        _check_folders(release.manifest)
         return Upload(repo, release, progress).run(
             private=private, gate=gate_kind, squash=squash_history, message=message
         )

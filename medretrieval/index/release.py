@@ -10,7 +10,7 @@ import dataclasses
 import logging
 import os
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,7 +68,7 @@ def make_release(
     repo: str,
     images: bool | None = None,
     tables: bool = True,
-    gate: Gate | None = None,
+    gate: Callable[[], Gate | None] = lambda: None,
     progress: Progress = no_progress,
 ) -> Release:
     """Put together what is published of an index.
@@ -80,7 +80,8 @@ def make_release(
         images: whether images and masks go along. None: if their source is known to allow it, not
             if it is known to forbid it, and otherwise the caller is asked to say.
         tables: add the embeddings as parquet and `index.faiss` for `datasets`.
-        gate: who asks for access is asked this, see `gate.with_gate`.
+        gate: gives the gate, if there is one, whose questions belong on the card (see
+            `gate.with_gate`); called when all else was checked.
 
     Raises:
         UsageError: images that their source forbids to pass on, or of which nothing is known and
@@ -244,12 +245,14 @@ def _write_tables(folder: Path, manifest: Manifest) -> None:
             write_faiss(index, faiss_file)
 
 
-def _finish(folder: Path, manifest: Manifest, repo: str, gate: Gate | None) -> Manifest:
+def _finish(
+    folder: Path, manifest: Manifest, repo: str, gate: Callable[[], Gate | None]
+) -> Manifest:
     """Write the card and a manifest that lists what is in the folder."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     files = {path.relative_to(folder).as_posix(): file_entry(path) for path in paths}
     manifest = dataclasses.replace(manifest, files=files)
-    text = with_gate(dataset_card(manifest, repo=repo), gate)
+    text = with_gate(dataset_card(manifest, repo=repo), gate())
     (folder / CARD).write_text(text, encoding="utf-8")
     files = dict(sorted({**files, CARD: file_entry(folder / CARD)}.items()))
     manifest = dataclasses.replace(manifest, files=files)

@@ -72,7 +72,7 @@ class HubFiles:
             self._delete(MANIFEST)
             raise IndexFormatError(
                 f"{MANIFEST} of {repo} at {commit[:12]} was refused and deleted: it was damaged on "
-                "its way or on this disk. Fetch it again"
+                "its way or on this disk. Fetch it again: the same call does"
             )
         if revision is not None:
             self._note(revision)
@@ -107,8 +107,8 @@ class HubFiles:
         self._delete(name)
         return IndexFormatError(
             f"{name} of {self.repo} at {self.commit[:12]} was refused and deleted: it is not the "
-            f"file that {MANIFEST} lists ({error}). Fetch it again; if that is the same, the data "
-            "set was changed or damaged, tell its owners and do not use it"
+            f"file that {MANIFEST} lists ({error}). Fetch it again, the same call does; if that "
+            "is the same, the data set was changed or damaged, tell its owners and do not use it"
         )
 
     def _delete(self, name: str) -> None:

@@ -6,7 +6,8 @@ which of them it has. The commit comes last, and is all or nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -48,6 +49,9 @@ class Pushed:
         created: whether the data set is new.
         sent: bytes of the files that the Hub did not have.
         withheld: why images and masks were left out, None if they were not.
+        private: whether only its owners see it.
+        gate: "auto" or "manual" if whoever wants it has to ask, None if not.
+        before_removal: tags that are still there of versions before something was removed.
     """
 
     repo: str
@@ -57,6 +61,20 @@ class Pushed:
     created: bool
     sent: int
     withheld: str | None
+    private: bool
+    gate: Gate | None
+    before_removal: tuple[str, ...] = ()
+
+    def audience(self) -> str:
+        """Who can have it now, in words."""
+        owners = self.repo.partition("/")[0]
+        if self.private:
+            hidden = f"private: only {owners} sees it"
+            return hidden + (", so nobody can ask at its gate yet (--public)" if self.gate else "")
+        if self.gate is None:
+            return "public: everyone can fetch it"
+        let_in = "at once" if self.gate == "auto" else f"by {owners}, on its page"
+        return f"gated: everyone sees its card; who answers the questions is let in {let_in}"
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -106,6 +124,7 @@ class Upload:
                     exist_ok=True,  # the same push from another machine
                 )
             )
+        seen = self._data_set.seen()
         return Pushed(
             repo=self._repo,
             commit=commit,
@@ -114,6 +133,9 @@ class Upload:
             created=created,
             sent=sent,
             withheld=self._release.withheld,
+            private=seen[0],
+            gate=seen[1],
+            before_removal=() if squash else _before_removal(self._manifest, tags),
         )
 
     def _check_version(
@@ -149,7 +171,7 @@ class Upload:
                 raise UsageError(
                     f"{self._repo} has a version {self._manifest.version} already, and it is not "
                     "this index. A version is published once: make a new one (append, remove, "
-                    "add-embedder), or pull that one and merge"
+                    "add-embedder), or pull that one and append to it"
                 )
         return tagged is not None
 
@@ -266,6 +288,13 @@ class Upload:
 
         self._data_set.ask(delete)
         return self._data_set.state(alone=True)[0]
+
+
+def _before_removal(manifest: Manifest, tags: Iterable[str]) -> tuple[str, ...]:
+    """The tags of versions that have what a later one removed."""
+    last = max((change.version for change in manifest.changes if change.removed), default=0)
+    numbers = sorted(int(tag[1:]) for tag in tags if re.fullmatch(r"v[1-9]\d{0,8}", tag))
+    return tuple(f"v{number}" for number in numbers if number < last)
 
 
 def _cause(error: Exception) -> Exception:

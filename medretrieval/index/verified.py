@@ -221,10 +221,11 @@ def _how_to_get(name: str, folder: Path, manifest: Manifest) -> str:
     if name != manifest.embeddings_file or not manifest.others:
         return "fetch or build the index again"
     embedder = manifest.embedder.name
+    there = [n for n, e in manifest.others.items() if (folder / e.embeddings_file).exists()]
+    other = f", or open the index by another embedder ({', '.join(there)})" if there else ""
     return (
-        f"it holds the embeddings by {embedder}. Fetch that file, make it again (medretrieval "
-        f"add-embedder {folder} --embedder {embedder}), or open the index by another of its "
-        f"embedders ({', '.join(manifest.others)})"
+        f"it holds the embeddings by {embedder}. Fetch that file, or make it again (medretrieval "
+        f"add-embedder {folder} --embedder {embedder}){other}"
     )
 
 

@@ -277,7 +277,7 @@ def about(opened: Opened) -> str:
     if opened.synthetic:
         cases = f"{counts.volumes} synthetic cases"
     rows = {
-        "Index": f"{m.name}, version {m.version}",
+        "Index": "; ".join(f"{one.name}, version {one.version}" for one in opened.manifests()),
         **({"From": opened.origin} if opened.origin else {}),
         "Contents": f"{cases}, {counts.slices} {unit}s, {counts.annotated_slices} of them "
         "annotated",

@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from medretrieval.errors import UsageError
+from medretrieval.index.group import IndexGroup
+from medretrieval.index.manifest import Manifest
 from medretrieval.types import Hit, Match, Progress, SlicePolicy, Support, no_progress
 from medretrieval.ui.session import CartItem
 
@@ -128,6 +130,13 @@ class Opened:
         return next(
             (name for name in self.index.store.pseudonyms(patient) if name in known), patient
         )
+
+    def manifests(self) -> list[Manifest]:
+        """What the index says of itself; of several that are opened together, one each."""
+        store = self.index.store
+        return [
+            one.manifest for one in (store.stores if isinstance(store, IndexGroup) else [store])
+        ]
 
     def describe(self) -> dict[str, Any]:
         """Name, content and embedder of the index, JSON-able; not the path on this machine."""

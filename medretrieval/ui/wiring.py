@@ -56,8 +56,11 @@ class Wiring(MaskWiring):
             f"segment_volume {EXAMPLES} {SLIDERS} {FILES} {IMAGE_OPTIONS} {UNSEGMENTED}"
         )
         started = self.on(
-            load, act.prepare, [], f"examples {ABOUT} {INDEX_OPTIONS}", "image_status",
+            load, act.prepare, [], "examples", "image_status",
             shown=page.examples, progress=True,
+        )  # fmt: skip
+        started = self.on(
+            started.then, act.introduce, [page.index], f"{ABOUT} {INDEX_OPTIONS}", "search_status",
         )  # fmt: skip
         inputs = [page.upload, page.channel, page.index]
         uploaded = self.on(

@@ -331,6 +331,7 @@ class Visitor:
 def visitor(backend: ToyBackend, uploads: Path) -> Visitor:
     visitor = Visitor(Actions(backend, uploads=uploads))
     visitor.do(visitor.actions.prepare())
+    visitor.do(visitor.actions.introduce(DEMO))
     return visitor
 
 

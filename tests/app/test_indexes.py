@@ -9,7 +9,7 @@ import pytest
 from hub.client import LocalHub
 
 from medretrieval.errors import UsageError
-from medretrieval.index import add_embedder
+from medretrieval.index import add_embedder, remove_patient
 from medretrieval.index.push import push
 from medretrieval.ui import content
 from medretrieval.ui.actions import Actions
@@ -41,6 +41,17 @@ def test_an_open_index_is_listed_with_each_of_its_embedders(two: Path, uploads: 
     assert backend.open("Two#other").index.manifest.embedder.name == "other"
     with pytest.raises(UsageError, match="did you mean other"):
         backend.open("Two#othr")
+
+
+def test_indexes_that_are_opened_together_are_shown_with_a_version_each(
+    index_path: Path, tmp_path: Path, uploads: Path
+) -> None:
+    one = remove_patient(index_path, tmp_path / "one", volumes=["upper-1", "upper-2"])
+    other = remove_patient(index_path, tmp_path / "some", volumes=["lower-1"])
+    other = remove_patient(other, tmp_path / "other", volumes=["plain-1"])
+    actions = Actions(Backend(allow_paths=True), uploads=uploads)
+    about = actions.choose_index(f"{one},{other}", None)["about"]
+    assert "toy, version 2; toy, version 3" in about
 
 
 def test_a_page_for_everyone_opens_what_is_listed_or_allowed(
@@ -76,6 +87,7 @@ def test_hits_without_pictures(
     backend = ToyBackend(index_path, queries, allow_paths=True)  # type: ignore[arg-type]
     visitor = Visitor(Actions(backend, uploads=uploads))
     visitor.do(visitor.actions.prepare())
+    visitor.do(visitor.actions.introduce(DEMO))
     visitor.session = type(visitor.session)(**{**vars(visitor.session), "index": "lab/bare"})
     visitor.do(visitor.actions.choose_index("lab/bare", None))
     assert "none (its publisher chose so)" in visitor.shown["about"]

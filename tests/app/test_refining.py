@@ -31,6 +31,7 @@ def two(backend: Any, uploads: Path, index_path: Path, tmp_path: Path, visitor: 
     mine = type(backend)(index_path, backend.queries, indexes={"again": str(tmp_path / "again")})
     visitor = type(visitor)(Actions(mine, uploads=uploads))
     visitor.do(visitor.actions.prepare())
+    visitor.do(visitor.actions.introduce(DEMO))
     visitor.example()
     return visitor
 

@@ -104,7 +104,7 @@ def test_a_hub_that_is_not_there(run_python: Run) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     message = _refusal(run_python(FETCH, HF_ENDPOINT=f"http://127.0.0.1:{port}"))
-    assert "did not give them (ConnectError" in message
+    assert "could not be reached (ConnectError" in message
 
 
 @pytest.mark.parametrize(

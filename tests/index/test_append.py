@@ -24,6 +24,7 @@ from medretrieval.index import Case, append, append_slices, appending, build, bu
 from medretrieval.index.changes import Change
 from medretrieval.index.manifest import read_manifest
 from medretrieval.retrieval.engine import Index
+from medretrieval.types import UNKNOWN
 
 DAY = "2026-11-27"
 NOTHING = {"version": 2, "date": DAY, "volumes": 0, "slices": 0, "replaced": 0, "note": ""}
@@ -94,6 +95,20 @@ def test_labels_are_united_by_name(tmp_path: Path) -> None:
     assert mask is not None
     assert (mask == 2).sum() == (shown == 1).sum()
     assert (mask == 5).sum() == (shown == 5).sum()
+
+
+def test_it_warns_of_cases_that_a_filter_would_leave_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    old = run([make_case(0)], tmp_path / "old")
+    add(old, tmp_path / "well", [make_case(1)])
+    assert not caplog.records
+    new = add(old, tmp_path / "new", [replace(make_case(2), region=UNKNOWN)])
+    (record,) = caplog.records
+    assert "the region of 3 new slices is unknown" in record.getMessage()
+    caplog.clear()
+    add(new, tmp_path / "more", [replace(make_case(3), region=UNKNOWN)])
+    assert not caplog.records  # they are not all known any more
 
 
 def test_versions_count_on(tmp_path: Path) -> None:

@@ -59,7 +59,10 @@ def test_push_and_pull(
     hub: LocalHub, index: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     done = data(capsys, "push", index, REPO)
-    assert set(done) == {"repo", "commit", "tag", "url", "created", "sent", "withheld"}
+    assert set(done) == {
+        *("repo", "commit", "tag", "url", "created", "sent", "withheld"),
+        *("private", "gate", "before_removal"),
+    }
     assert (done["repo"], done["tag"], done["created"]) == (REPO, "v1", True)
     assert hub.repo(REPO).private
     out, err = run(capsys, "push", index, REPO)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from medretrieval.errors import IndexFormatError
 from medretrieval.index import (
     Case,
     IndexDiff,
+    add_embedder,
     append,
     build,
     diff,
@@ -113,7 +115,7 @@ def test_appended(tmp_path: Path) -> None:
         "volumes: 2 added, 0 removed, 0 changed, 2 the same",
         "    volume-003",
         "  slices: 6 -> 12 (+6)",
-        "  version: - -> 2",
+        "  version: 1 -> 2",
         "patients: 2 added, 0 removed",
         "  5 scar: added",
         "embeddings of fake: the same wherever both have the slice",
@@ -233,6 +235,21 @@ def test_other_embedder(tmp_path: Path) -> None:
     found = diff(old, new)
     assert [s.field for s in found.settings] == ["embedder.revision"]
     assert found.embeddings[0].distance == 0
+
+
+def test_embedders_are_told_by_their_names(tmp_path: Path) -> None:
+    old = run([make_case(0)], tmp_path / "old")
+    new = Path(shutil.copytree(old, tmp_path / "new"))
+
+    class Other(FakeEmbedder):
+        @property
+        def identity(self) -> Any:
+            return replace(super().identity, name="other", weights_sha256="1" * 64)
+
+    add_embedder(new, embedder=Other())
+    lines = diff(old, new).text().splitlines()
+    assert "  embedders: - -> other" in lines
+    assert "  version: 1 -> 2" in lines
 
 
 def test_settings(tmp_path: Path) -> None:

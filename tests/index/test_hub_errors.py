@@ -175,8 +175,10 @@ def test_gated(hub: LocalHub, index: Path, fetch: Fetch, login: str | None) -> N
     else:
         stranger(hub)
     text = message(fetch, REPO, UnavailableError)
-    assert "gated: accept its terms on its page" in text
+    assert f"gated: accept its terms on its page ({hub.url}/datasets/{REPO})" in text
+    assert ("hf auth login" in text) == (login is None)
     if login is not None:
+        assert "wait until you are let in" in text
         hub.repo(REPO).access.add("eve")
         fetch(REPO)
 

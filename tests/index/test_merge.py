@@ -291,3 +291,8 @@ def test_a_killed_merge_leaves_nothing_at_out_and_begins_anew(tmp_path: Path) ->
     assert not out.exists()
     assert contents(merge([a, b], out)) == contents(whole)
     assert not out.with_name(".m.partial").exists()
+
+
+def test_one_of_the_hub_is_to_be_pulled_first(tmp_path: Path) -> None:
+    with pytest.raises(IndexFormatError, match="medretrieval pull lab/hearts@v1 FOLDER"):
+        merge(["lab/hearts@v1"], tmp_path / "m")

@@ -38,7 +38,7 @@ from sharing import (
 )
 
 from medretrieval.errors import IndexFormatError, UnavailableError, UsageError
-from medretrieval.index import add_embedder, build, open_store, remove_patient
+from medretrieval.index import add_embedder, append, build, open_store, remove_patient
 from medretrieval.index.opening import open_named
 from medretrieval.index.pull import pull
 from medretrieval.index.push import push
@@ -74,6 +74,9 @@ def test_what_is_published(hub: LocalHub, index: Path) -> None:
         "created": True,
         "sent": sum(len(repo.content(name)) for name in (*manifest["files"], MANIFEST)),
         "withheld": None,
+        "private": True,
+        "gate": None,
+        "before_removal": (),
     }
     assert contents(index) == before
     nothing_left(index)
@@ -319,3 +322,37 @@ def test_large_files_are_published(hub: LocalHub, tmp_path: Path) -> None:
     with open_named(REPO) as remote, open_store(index) as ours:
         np.testing.assert_array_equal(remote.embeddings, ours.embeddings)
     assert push(index, REPO).sent == 0
+
+
+def test_it_says_which_versions_have_what_was_removed(
+    hub: LocalHub, index: Path, tmp_path: Path
+) -> None:
+    push(index, REPO)
+    less = remove_patient(index, tmp_path / "2", volumes=["volume-001"])
+    assert push(less, REPO).before_removal == ("v1",)
+    more = append(less, tmp_path / "3", [make_case(9)], embedder=FakeEmbedder())
+    assert push(more, REPO).before_removal == ("v1",)
+    assert push(more, REPO, squash_history=True).before_removal == ()
+    assert push(more, REPO).before_removal == ()
+
+
+def test_a_gate_keeps_its_questions(hub: LocalHub, index: Path) -> None:
+    push(index, REPO, gate="manual", private=False)
+    again = push(index, REPO)
+    assert (again.sent, again.gate) == (0, "manual")
+    assert hub.repo(REPO).gated == "manual"
+    assert b"extra_gated_fields" in hub.repo(REPO).content("README.md")
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({}, "private: only lab sees it"),
+        ({"gate": "manual"}, "private: only lab sees it, so nobody can ask at its gate yet"),
+        ({"private": False}, "public: everyone can fetch it"),
+        ({"private": False, "gate": "auto"}, "is let in at once"),
+        ({"private": False, "gate": "manual"}, "is let in by lab, on its page"),
+    ],
+)
+def test_it_says_who_can_have_it(hub: LocalHub, index: Path, options: Any, says: str) -> None:
+    assert says in push(index, REPO, **options).audience()

@@ -251,7 +251,7 @@ def test_embeddings_of_another_embedder_that_are_no_directions(index: Path, tmp_
 
 @pytest.mark.parametrize("gate", [None, "auto", "manual"])
 def test_the_card_asks_at_the_gate(index: Path, tmp_path: Path, gate: Any) -> None:
-    folder = release(index, tmp_path / "release", gate=gate).folder
+    folder = release(index, tmp_path / "release", gate=lambda: gate).folder
     _, head, text = (folder / CARD).read_text().split("---\n", 2)
     front = yaml.safe_load(head)
     assert front["license"] == "cc-by-4.0"

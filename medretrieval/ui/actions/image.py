@@ -16,14 +16,15 @@ class ImageActions(Acting):
     """What is done with the image of the visitor."""
 
     def prepare(self, progress: Progress = no_progress) -> Updates:
-        """Open the demo (built on first use) and show its examples and its card."""
-        items = self.backend.examples(progress)
+        """Open the demo, which is built on first use, and show its examples."""
+        return {"examples": content.example_cards(self.backend.examples(progress))}
+
+    def introduce(self, index: str) -> Updates:
+        """Show what is in the demo, unless another index was chosen while it was built."""
+        if index != DEMO:
+            return {}
         opened = self.backend.open(DEMO)
-        return {
-            "examples": content.example_cards(items),
-            **self.about(opened),
-            **panel.for_index(opened, self.backend),
-        }
+        return {**self.about(opened), **panel.for_index(opened, self.backend)}
 
     def read_upload(self, upload: str | None, *, channel: int = 0) -> Volume:
         """Read an uploaded image and delete it from disk, whether it can be read or not.
