@@ -147,7 +147,9 @@ def parser() -> argparse.ArgumentParser:
     )
     _index_options(merge)
     merge.add_argument(
-        "--name", help="of the merged index; needed where the indexes have different names"
+        "--name",
+        help="of the merged index; needed where the indexes have different names. The name of the "
+        "first makes its next version",
     )
     merge.add_argument("--force", action="store_true", help="replace an existing OUT")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,7 @@ from medretrieval.imaging import check_crop
 from medretrieval.index.cases import Case, attribute_names, check_cases, check_text
 from medretrieval.index.commands import shareable
 from medretrieval.index.embedding import Engine, Job, check_unit, embed_cases
+from medretrieval.index.identifiers import looks_like_identifier
 from medretrieval.index.kinds import check_parameters
 from medretrieval.index.manifest import MAX_SIDE, canonical
 from medretrieval.index.publish import (
@@ -36,6 +38,8 @@ from medretrieval.types import (
     VolumeEmbedder,
     no_progress,
 )
+
+logger = logging.getLogger(__name__)
 
 _LISTED = 20
 
@@ -108,6 +112,7 @@ def build(
     out = named_path(Path(out))
     check_text(name=name, license=license, source=source, split=split or UNKNOWN)
     cases = check_cases(cases)
+    _warn_of_identifiers(cases)
     identity = canonical(embedder.identity)
     check_parameters(index_kind, index_parameters, dim=identity.dim)
     check_unit(embedder)
@@ -209,6 +214,18 @@ def _check_slices(slices: SlicePolicy, embedder: Embedder | VolumeEmbedder) -> N
         raise UsageError(
             f"crop is {slices.crop!r}, but the embedder {embedder.identity.name} embeds whole "
             "volumes, not slices; leave the crop out"
+        )
+
+
+def _warn_of_identifiers(cases: Sequence[Case]) -> None:
+    """Say early what `push` would refuse when all is embedded."""
+    kinds = [kind for case in cases if (kind := looks_like_identifier(case.volume_id))]
+    if kinds:
+        logger.warning(
+            "%d names of volumes look like %s and are stored in clear, so that this index cannot "
+            "be published; give other names in the column volume_id of a table",
+            len(kinds),
+            kinds[0],
         )
 
 

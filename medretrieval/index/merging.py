@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from medretrieval.errors import IndexFormatError, UsageError
 from medretrieval.index.cases import check_text
+from medretrieval.index.changes import MAX_CHANGES, MAX_NOTE, Change, day_of
 from medretrieval.index.commands import joined, shareable
 from medretrieval.index.compatible import (
     check_compatible,
@@ -76,7 +77,8 @@ def merge(
         index_kind, index_parameters: see `build`; by default those of the first index for each
             embedder. Parameters that were left to the size of an index are chosen again.
         name: of the new index; needed where the indexes have different names, as those of two labs
-            have. Pseudonyms stay as they are: a patient who is in two such indexes is two.
+            have. Pseudonyms stay as they are: a patient who is in two such indexes is two. If it is
+            the name of the first index, the new one is the next version of that.
         force: replace an index at `out`.
         shard_bytes: size after which another parquet file is begun.
         command: what the card says that the index was merged by, after the commands that built the
@@ -108,9 +110,25 @@ def merge(
     own = None if command is None else shareable(command)
     built = joined([source.manifest.command for source in checked], own)
     description = dataclasses.replace(description, command=built)
+    if name == checked[0].manifest.name:
+        description = _next_version(description, checked)
     return write_merged(
         checked, out, description, force=force, shard_bytes=shard_bytes, progress=progress
     )
+
+
+def _next_version(description: Description, sources: Sequence[Source]) -> Description:
+    """The merge as a change of the first index, to which the others were added."""
+    first, *others = (source.manifest for source in sources)
+    change = Change(
+        version=first.version + 1,
+        date=day_of(None),
+        volumes=sum(manifest.counts.volumes for manifest in others),
+        slices=sum(manifest.counts.slices for manifest in others),
+        note=f"merged with {join_texts(manifest.name for manifest in others)}"[:MAX_NOTE],
+    )
+    changes = (*first.changes, change)[-MAX_CHANGES:]
+    return dataclasses.replace(description, version=change.version, changes=changes)
 
 
 def write_merged(

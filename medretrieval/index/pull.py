@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from medretrieval.errors import IndexFormatError, UsageError
+from medretrieval.errors import IndexFormatError, UnavailableError, UsageError
 from medretrieval.index.files import (
     CARD,
     COLUMNS_FILE,
@@ -127,7 +127,7 @@ def _same(remote: HubFiles, card: Mapping[str, FileEntry]) -> bool:
         remote.fetch(card)
         for name, entry in card.items():
             _check_one(remote.folder, name, entry)
-    except IndexFormatError as error:
+    except (IndexFormatError, UnavailableError) as error:
         logger.warning(
             "the card of %s was edited on the Hub and is left out: %s", remote.repo, error
         )

@@ -157,6 +157,11 @@ class Upload:
                 "or delete them there"
             )
         latest = self._data_set.manifest_at(head)
+        if latest is not None and latest.name != self._manifest.name:
+            raise UsageError(
+                f"{self._repo} is another index, {latest.name!r}; this one is "
+                f"{self._manifest.name!r}. Choose another name for it on the Hub"
+            )
         if latest is not None and latest.version > self._manifest.version:
             raise UsageError(
                 f"{self._repo} is at version {latest.version}, this index is version "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -114,3 +115,26 @@ def test_an_index_without_pictures_is_kept_in_order_too(tmp_path: Path) -> None:
         merge([tmp_path / "a", bare[1]], tmp_path / "mixed", name="mixed")
     with pytest.raises(UsageError, match="no pictures"):
         append(both, tmp_path / "more", [make_case(9)], embedder=FakeEmbedder())
+
+
+def test_the_name_of_the_first_makes_its_next_version(tmp_path: Path) -> None:
+    a = lab(tmp_path / "a", "hearts", range(3))
+    b = lab(tmp_path / "b", "lab b", range(4, 6))
+    both = merge([a, b], tmp_path / "both", name="hearts")
+    manifest = read_manifest(both)
+    (change,) = manifest.changes
+    assert (manifest.version, change.version, change.volumes, change.slices) == (2, 2, 2, 6)
+    assert change.note == "merged with lab b"
+    assert manifest.keys == ("hearts", "lab b")
+    assert read_manifest(merge([both], tmp_path / "copy")).version == 2
+    parts = [lab(tmp_path / n, "hearts", range(3), part=(k, 2)) for k, n in ((1, "p"), (2, "q"))]
+    assert read_manifest(merge(parts, tmp_path / "whole")).version == 1
+
+
+def test_names_that_cannot_be_published_are_noticed_at_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    case = dataclasses.replace(make_case(0), volume_id="1.2.840.113619.2.55.3.604688119.971")
+    build([case], tmp_path / "uids", embedder=FakeEmbedder(), slices=POLICY, name="uids")
+    assert "1 names of volumes look like a DICOM UID" in caplog.text
+    assert "604688119" not in caplog.text

@@ -356,3 +356,15 @@ def test_a_gate_keeps_its_questions(hub: LocalHub, index: Path) -> None:
 )
 def test_it_says_who_can_have_it(hub: LocalHub, index: Path, options: Any, says: str) -> None:
     assert says in push(index, REPO, **options).audience()
+
+
+def test_another_index_is_not_replaced(hub: LocalHub, index: Path, tmp_path: Path) -> None:
+    push(index, REPO)
+    cases = [make_case(number) for number in range(2)]
+    other = build(cases, tmp_path / "other", embedder=FakeEmbedder(), slices=POLICY, name="other",
+                  license="cc-by-4.0", source="our own")  # fmt: skip
+    later = append(other, tmp_path / "later", [make_case(5)], embedder=FakeEmbedder())
+    for unrelated in (other, later):
+        with pytest.raises(UsageError, match="is another index, 'hearts'"):
+            push(unrelated, REPO)
+    assert list(hub.repo(REPO).tags) == ["v1"]
