@@ -176,7 +176,7 @@ class Upload:
                 raise UsageError(
                     f"{self._repo} has a version {self._manifest.version} already, and it is not "
                     "this index. A version is published once: make a new one (append, remove, "
-                    "add-embedder), or pull that one and append to it"
+                    "add-embedder), or pull that one, and append to it or merge into it"
                 )
         return tagged is not None
 
