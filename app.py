@@ -44,7 +44,8 @@ def main(args: Sequence[str] | None = None) -> None:
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    for client in ("httpx", "httpx2"):  # they tell every address, signed ones too
+        logging.getLogger(client).setLevel(logging.WARNING)
     # It tells of every instruction set that it looks for and does not find.
     logging.getLogger("faiss.loader").setLevel(logging.WARNING)
     # A terminated server deletes the files of its visitors, as an interrupted one does.
