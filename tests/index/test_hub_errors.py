@@ -95,12 +95,13 @@ def test_a_hub_that_does_not_end_its_answer(
     how: str,
 ) -> None:
     pushed(hub, index)
-    soon(monkeypatch)
-    if how == "hang":
-        hub.hang(MANIFEST, method=method)
-    else:
-        hub.drip(MANIFEST, method=method, pause_s=3600.0)
-    message(fetch, REPO, UnavailableError)
+    with monkeypatch.context() as patch:
+        soon(patch)
+        if how == "hang":
+            hub.hang(MANIFEST, method=method)
+        else:
+            hub.drip(MANIFEST, method=method, pause_s=3600.0)
+        message(fetch, REPO, UnavailableError)
     hub.release()
     fetch(REPO)
 
