@@ -16,12 +16,13 @@ from medretrieval.errors import Cancelled
 def stuck() -> Iterator[threading.Event]:
     """What a call can wait for that hangs until the test ends."""
     event = threading.Event()
+    others = set(threading.enumerate())
     yield event
     event.set()
-    for thread in threading.enumerate():
-        if thread.name == "hub-request":
-            thread.join(10)
-    assert not hub_client.left_behind()
+    own = [thread for thread in threading.enumerate() if thread not in others]
+    for thread in own:
+        thread.join(10)
+    assert not any(thread.is_alive() for thread in own)
 
 
 @pytest.mark.parametrize("at_once", [1, 3, 50])
