@@ -395,7 +395,9 @@ def test_an_index_can_be_moved(own_index: Path, tmp_path: Path) -> None:
 
 
 def test_a_name_of_the_hub_where_a_folder_is_needed() -> None:
-    with pytest.raises(IndexFormatError, match="pulled first: `medretrieval pull lab/none@v1 FOLDER`"):
+    with pytest.raises(
+        IndexFormatError, match="pulled first: `medretrieval pull lab/none@v1 FOLDER`"
+    ):
         open_store("lab/none@v1")
     with pytest.raises(IndexFormatError, match=r"writes it$"):
         open_store("/lab/none")
