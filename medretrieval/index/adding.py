@@ -25,10 +25,9 @@ from medretrieval.index.embedding_sets import (
     files_of,
     request_of,
 )
-from medretrieval.index.files import embeddings_table
+from medretrieval.index.files import embeddings_table, file_entry
 from medretrieval.index.in_place import (
     changing,
-    file_entry,
     next_version,
     publish,
     replace_manifest,

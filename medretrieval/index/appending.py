@@ -18,7 +18,7 @@ from medretrieval.imaging.digest import digest
 from medretrieval.index.adding import add_embedder
 from medretrieval.index.builder import build
 from medretrieval.index.cases import Case, check_cases
-from medretrieval.index.changes import MAX_CHANGES, Change, check_note, day_of
+from medretrieval.index.changes import Change, and_change, check_note, day_of
 from medretrieval.index.embedding_sets import EmbeddingSet, embedders_here
 from medretrieval.index.manifest import Manifest, read_manifest
 from medretrieval.index.merging import Source, check_sources, describe, write_merged
@@ -298,7 +298,7 @@ def _description(sources: Sequence[Source], *, note: str, day: str, replaced: in
     return dataclasses.replace(
         describe(sources, None, None),
         version=change.version,
-        changes=(*old.changes, change)[-MAX_CHANGES:],
+        changes=and_change(old.changes, change),
     )
 
 

@@ -129,6 +129,11 @@ def read_changes(manifest: Fields) -> tuple[Change, ...]:
     return tuple(Change.read(Fields(entry, f"{manifest.where}: changes")) for entry in entries)
 
 
+def and_change(changes: Sequence[Change], change: Change) -> tuple[Change, ...]:
+    """Return the changes with a further one; of too many the oldest go."""
+    return (*changes, change)[-MAX_CHANGES:]
+
+
 def changelog(changes: Sequence[Change]) -> list[str]:
     """Return the changes in words, the last first; of many the last ones and how many there are."""
     lines = [change.words() for change in reversed(changes[-_LISTED:])]

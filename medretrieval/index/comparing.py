@@ -9,7 +9,7 @@ from typing import Any
 
 from medretrieval.index.diff_text import diff_text
 from medretrieval.index.embedding_sets import EmbeddingSet
-from medretrieval.index.files import MANIFEST, FileEntry, sha256_file
+from medretrieval.index.files import MANIFEST, FileEntry, file_entry
 from medretrieval.index.manifest import Manifest
 from medretrieval.index.row_changes import VolumeChange, compare_rows
 from medretrieval.index.store import IndexStore, open_store
@@ -304,7 +304,7 @@ def _values(old: Mapping[int, str], new: Mapping[int, str]) -> list[ValueChange]
 
 def _files(store: IndexStore) -> dict[str, FileEntry]:
     path = store.path / MANIFEST
-    own = FileEntry(bytes=path.stat().st_size, sha256=sha256_file(path))
+    own = file_entry(path)
     return {MANIFEST: own, **store.manifest.files}
 
 

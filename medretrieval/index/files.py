@@ -91,6 +91,11 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def file_entry(path: Path) -> FileEntry:
+    """What a manifest says of a file."""
+    return FileEntry(bytes=path.stat().st_size, sha256=sha256_file(path))
+
+
 def git_hash(data: bytes) -> str:
     """Return the name that Git gives to a file, in hexadecimal; the Hub names small files by it."""
     return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from medretrieval.index.card import with_card
-from medretrieval.index.changes import MAX_CHANGES, Change, day_of
-from medretrieval.index.files import CARD, MANIFEST, FileEntry, sha256_file
+from medretrieval.index.changes import Change, and_change, day_of
+from medretrieval.index.files import CARD, MANIFEST, file_entry
 from medretrieval.index.manifest import Manifest
 from medretrieval.index.workspace import lock_folder, sync, writing
 
@@ -87,11 +87,6 @@ def publish(
     return manifest
 
 
-def file_entry(path: Path) -> FileEntry:
-    """What a manifest says of a file."""
-    return FileEntry(bytes=path.stat().st_size, sha256=sha256_file(path))
-
-
 def next_version(manifest: Manifest, *, day: str | None, **what: Any) -> Manifest:
     """The manifest of the next version, with one more change.
 
@@ -100,7 +95,7 @@ def next_version(manifest: Manifest, *, day: str | None, **what: Any) -> Manifes
         **what: see `Change`.
     """
     change = Change(version=manifest.version + 1, date=day_of(day), **what)
-    changes = (*manifest.changes, change)[-MAX_CHANGES:]
+    changes = and_change(manifest.changes, change)
     return dataclasses.replace(manifest, version=change.version, changes=changes)
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from medretrieval.index.files import file_entry
 from medretrieval.index.in_place import replace_manifest
 from medretrieval.index.manifest import (
     CARD,
@@ -25,7 +26,6 @@ from medretrieval.index.manifest import (
     FileEntry,
     Manifest,
     read_manifest,
-    sha256_file,
 )
 from medretrieval.index.workspace import sync, writing
 
@@ -89,7 +89,7 @@ def add_memories(folder: Path, staged: Path, prefix: str) -> Manifest:
         if not name.startswith(MEMORIES) or (folder / name).exists()
     }
     name = next_memory_file(files, prefix)
-    files[name] = FileEntry(bytes=staged.stat().st_size, sha256=sha256_file(staged))
+    files[name] = file_entry(staged)
     manifest = dataclasses.replace(manifest, files=dict(sorted(files.items())))
     with writing(folder / name):
         shutil.copymode(folder / MANIFEST, staged)  # safetensors writes for its owner alone

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from medretrieval.errors import IndexFormatError, UsageError
 from medretrieval.index.cases import check_text
-from medretrieval.index.changes import MAX_CHANGES, MAX_NOTE, Change, day_of
+from medretrieval.index.changes import MAX_NOTE, Change, and_change, day_of
 from medretrieval.index.commands import joined, shareable
 from medretrieval.index.compatible import (
     check_compatible,
@@ -127,7 +127,7 @@ def _next_version(description: Description, sources: Sequence[Source]) -> Descri
         slices=sum(manifest.counts.slices for manifest in others),
         note=f"merged with {join_texts(manifest.name for manifest in others)}"[:MAX_NOTE],
     )
-    changes = (*first.changes, change)[-MAX_CHANGES:]
+    changes = and_change(first.changes, change)
     return dataclasses.replace(description, version=change.version, changes=changes)
 
 

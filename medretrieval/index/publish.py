@@ -24,7 +24,7 @@ from medretrieval.index.card import with_card
 from medretrieval.index.cases import Case
 from medretrieval.index.changes import Change
 from medretrieval.index.embedding_sets import EmbeddingSet, SetRequest, files_of
-from medretrieval.index.in_place import file_entry
+from medretrieval.index.files import file_entry
 from medretrieval.index.manifest import (
     CARD,
     EMBEDDINGS_FILE,

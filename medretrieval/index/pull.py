@@ -15,6 +15,7 @@ from medretrieval.index.files import (
     MANIFEST,
     SLICES,
     FileEntry,
+    file_entry,
     is_derived,
 )
 from medretrieval.index.manifest import Manifest, read_manifest
@@ -119,7 +120,7 @@ def _wanted(
 
 
 def _same(remote: HubFiles, card: Mapping[str, FileEntry]) -> bool:
-    """Whether the card is still the one that the manifest lists; it is fetched.
+    """Whether the card is here, and still the one that the manifest lists; it is fetched.
 
     Its owners may have edited it on its page, and the index does without.
     """
@@ -127,7 +128,10 @@ def _same(remote: HubFiles, card: Mapping[str, FileEntry]) -> bool:
         remote.fetch(card)
         for name, entry in card.items():
             _check_one(remote.folder, name, entry)
-    except (IndexFormatError, UnavailableError) as error:
+    except UnavailableError as error:
+        logger.warning("the card of %s is left out: %s", remote.repo, error)
+        return False
+    except IndexFormatError as error:
         logger.warning(
             "the card of %s was edited on the Hub and is left out: %s", remote.repo, error
         )
@@ -156,8 +160,6 @@ def _check(stage: Path, first: Manifest, wanted: dict[str, FileEntry], remote: H
 
 
 def _check_one(stage: Path, name: str, entry: FileEntry) -> None:
-    from medretrieval.index.in_place import file_entry
-
     found = file_entry(stage / name)
     if found != entry:
         raise IndexFormatError(

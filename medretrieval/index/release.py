@@ -27,10 +27,10 @@ from medretrieval.index.files import (
     MEMORIES,
     SLICES,
     embeddings_table,
+    file_entry,
 )
 from medretrieval.index.gate import Gate, with_gate
 from medretrieval.index.identifiers import find_identifiers
-from medretrieval.index.in_place import file_entry
 from medretrieval.index.index_store import IndexStore
 from medretrieval.index.kinds import KINDS
 from medretrieval.index.manifest import Manifest, read_manifest

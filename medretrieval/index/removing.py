@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from medretrieval.errors import MedRetrievalError, UsageError
 from medretrieval.folders import memories_dir
-from medretrieval.index.changes import MAX_CHANGES, Change, check_note, day_of
+from medretrieval.index.changes import Change, and_change, check_note, day_of
 from medretrieval.index.embedding_sets import embedders_here
 from medretrieval.index.in_place import changing
 from medretrieval.index.leftovers import clear_leftovers, settle
@@ -277,7 +277,7 @@ def _description(source: Source, change: Change, gone: _Gone) -> Description:
         description,
         **texts,
         version=change.version,
-        changes=(*older, change)[-MAX_CHANGES:],
+        changes=and_change(older, change),
     )
 
 

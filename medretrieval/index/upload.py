@@ -21,11 +21,11 @@ from medretrieval.index.files import (
     MANIFEST,
     FileEntry,
     check_file_name,
+    file_entry,
     git_hash,
     is_derived,
 )
 from medretrieval.index.gate import Gate
-from medretrieval.index.in_place import file_entry
 from medretrieval.index.manifest import Manifest
 from medretrieval.index.release import Release
 from medretrieval.types import Progress

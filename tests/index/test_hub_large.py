@@ -20,8 +20,7 @@ from index_fakes import FakeEmbedder, make_case
 from numpy.typing import NDArray
 from sharing import CARD, COLUMNS, EMBEDDINGS, MANIFEST, REPO
 
-from medretrieval.index.files import is_derived
-from medretrieval.index.in_place import file_entry
+from medretrieval.index.files import file_entry, is_derived
 from medretrieval.index.manifest import canonical
 from medretrieval.index.png import encode_png
 from medretrieval.index.publish import Block, Description, write_index

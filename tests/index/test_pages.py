@@ -18,7 +18,7 @@ from sharing import SHARD, make_index
 from medretrieval.errors import IndexFormatError, UsageError
 from medretrieval.index import pages, slice_table
 from medretrieval.index.builder import build
-from medretrieval.index.in_place import file_entry
+from medretrieval.index.files import file_entry
 from medretrieval.index.manifest import MAX_SIDE
 from medretrieval.index.memory_files import open_memories
 from medretrieval.index.pages import check_pages
