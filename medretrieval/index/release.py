@@ -10,7 +10,7 @@ import dataclasses
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from medretrieval.index.files import (
     MANIFEST,
     MEMORIES,
     SLICES,
+    FileEntry,
     embeddings_table,
     file_entry,
 )
@@ -103,11 +104,11 @@ def make_release(
         counts = dataclasses.replace(manifest.counts, annotated_slices=0)
         manifest = dataclasses.replace(manifest, counts=counts, withheld=withheld)
         _write_shards(folder, shards, rows, manifest)
-    _link(index, folder, _as_they_are(manifest))
+    hashed = _link(index, folder, manifest)
     write_columns(folder / COLUMNS_FILE, rows, manifest.attributes)
     if tables:
         _write_tables(folder, manifest)
-    manifest = _finish(folder, manifest, repo, gate)
+    manifest = _finish(folder, manifest, hashed, repo, gate)
     open_store(folder, verify="sizes").close()  # it would be bad to find out elsewhere
     return Release(folder=folder, manifest=manifest, withheld=withheld)
 
@@ -208,11 +209,15 @@ def _embeddings_files(manifest: Manifest) -> list[str]:
     return [entry.embeddings_file for entry in manifest.sets.values()]
 
 
-def _link(index: Path, folder: Path, names: Iterable[str]) -> None:
-    for name in names:
+def _link(index: Path, folder: Path, manifest: Manifest) -> dict[str, FileEntry]:
+    """Take over the files that stay as they are; they were hashed when the index was opened."""
+    taken = {}
+    for name in _as_they_are(manifest):
         if (index / name).exists():  # what is derived may be missing
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             link_or_copy(index / name, folder / name)
+            taken[name] = manifest.files[name]
+    return taken
 
 
 def link_or_copy(old: Path, new: Path) -> None:
@@ -246,11 +251,20 @@ def _write_tables(folder: Path, manifest: Manifest) -> None:
 
 
 def _finish(
-    folder: Path, manifest: Manifest, repo: str, gate: Callable[[], Gate | None]
+    folder: Path,
+    manifest: Manifest,
+    hashed: Mapping[str, FileEntry],
+    repo: str,
+    gate: Callable[[], Gate | None],
 ) -> Manifest:
-    """Write the card and a manifest that lists what is in the folder."""
+    """Write the card and a manifest that lists what is in the folder.
+
+    Args:
+        hashed: what is known of some of the files already.
+    """
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    files = {path.relative_to(folder).as_posix(): file_entry(path) for path in paths}
+    names = [path.relative_to(folder).as_posix() for path in paths]
+    files = {name: hashed.get(name) or file_entry(folder / name) for name in names}
     manifest = dataclasses.replace(manifest, files=files)
     text = with_gate(dataset_card(manifest, repo=repo), gate())
     (folder / CARD).write_text(text, encoding="utf-8")
